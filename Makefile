@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Two commands on a fresh Debian 12, as root:   make demo    and    make test
+# Both install what they need (Debian packages, then a virtual environment in .venv) and are fast
+# and need no network when it is already there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+DEMO_PACKAGES := python3 python3-venv e2fsprogs xfsprogs btrfs-progs util-linux mount \
+	busybox-static docker.io
+TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev pkg-config gcc \
+	libc6-dev python3-dev qemu-utils qemu-block-extra lvm2 fdisk iproute2 procps
+# docker.io only adds a step to the demo, so the demo goes on where it cannot be installed.
+OPTIONAL_DEMO_PACKAGES := docker.io
+
+PYTEST_ARGS ?=
+HYPOTHESIS_PROFILE ?=
+
+.NOTPARALLEL:
+.PHONY: help demo test lint bench soak clean venv system-packages
+
+help:
+	@echo "make demo             a volume from end to end on this machine"
+	@echo "make test             linters and all tests"
+	@echo "make lint             ruff and mypy"
+	@echo "make bench            measurements"
+	@echo "make soak             the long runs"
+	@echo "make venv             the virtual environment of the tests, in $(VENV)"
+	@echo "make system-packages  the Debian packages of the tests"
+	@echo "make clean            remove what the other targets made"
+
+demo: $(VENV)/.demo-packages $(VENV)/.run
+	$(BIN)/pyscsi-init demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+bench: venv
+	$(BIN)/python -m benchmarks.run
+
+soak: venv
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_ARGS)
+
+venv: $(VENV)/.test
+
+system-packages:
+	scripts/system-packages $(TEST_PACKAGES)
+
+# Packages come before the environment (python3-venv, headers); asking dpkg takes milliseconds.
+.PHONY: $(VENV)/.demo-packages
+$(VENV)/.demo-packages:
+	@scripts/system-packages --optional "$(OPTIONAL_DEMO_PACKAGES)" $(DEMO_PACKAGES)
+
+$(BIN)/python: | $(VENV)/.demo-packages
+	scripts/make-venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml scripts/dependency-groups | system-packages $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop]' \
+		$$($(BIN)/python scripts/dependency-groups test lint)
+	scripts/optional-extra $(BIN)/python pyfuse3
+	touch $(VENV)/.run $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One command at a time: a file lock for each volume, and one for the identity check.
+
+The locks are flock(2) on files in the run directory, so they hold between processes, between the
+front doors of one process, and end with the process that held them, however it ended. The files
+stay: a lock file that is removed while somebody waits on it would let two in.
+
+INVARIANT: a volume's lock is taken before the identity lock, never after it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from fusefs.errors import OperationInProgress
+
+_POLL_SECONDS = 0.05
+
+
+def _try_lock(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@asynccontextmanager
+async def file_lock(path: Path, name: str, timeout_s: float) -> AsyncIterator[None]:
+    """Hold the lock of ``path``.
+
+    Raises:
+        OperationInProgress: somebody else holds it and did not let go within ``timeout_s``.
+
+    Cancellation: while waiting, nothing is held; inside, the lock is released.
+    """
+    deadline = anyio.current_time() + timeout_s
+    while (descriptor := _try_lock(path)) is None:
+        if anyio.current_time() >= deadline:
+            raise OperationInProgress(name, operation="another command")
+        await anyio.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        os.close(descriptor)

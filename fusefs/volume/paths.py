@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a volume's files lie: one directory of the run directory for each volume.
+
+    <run>/                  0700, /run/pyscsi-init
+      locks/                lock files: never removed, so that a lock is never on a lost inode
+      volumes/<encoded>/    0700
+        state.json          what exists, without secrets
+        control.sock        the worker's control socket
+        fuse/               the private mount of the FUSE file system; its file is fuse/lun
+        log                 the worker's log
+    <state>/                0700, /var/lib/pyscsi-init: what must survive a reboot
+      isids/<encoded>.json  the ISID of each attached volume
+
+It knows no volume and opens nothing but directories.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusefs.spec import volume_dir_name
+from pyscsi_init.errors import ConfigurationError
+
+RUN_DIR_VARIABLE = "PYSCSI_INIT_RUN_DIR"
+STATE_DIR_VARIABLE = "PYSCSI_INIT_STATE_DIR"
+DEFAULT_RUN_DIR = Path("/run/pyscsi-init")
+DEFAULT_STATE_DIR = Path("/var/lib/pyscsi-init")
+BLOCK_FILE_NAME = "lun"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePaths:
+    """The files of one volume."""
+
+    directory: Path
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state.json"
+
+    @property
+    def fuse(self) -> Path:
+        return self.directory / "fuse"
+
+    @property
+    def file(self) -> Path:
+        return self.fuse / BLOCK_FILE_NAME
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+
+class Directories:
+    """The run and the state directory, from arguments, environment or default."""
+
+    def __init__(
+        self, run_dir: Path | str | None = None, state_dir: Path | str | None = None
+    ) -> None:
+        self.run = _absolute(run_dir or os.environ.get(RUN_DIR_VARIABLE) or DEFAULT_RUN_DIR)
+        self.state = _absolute(state_dir or os.environ.get(STATE_DIR_VARIABLE) or DEFAULT_STATE_DIR)
+
+    @property
+    def volumes(self) -> Path:
+        return self.run / "volumes"
+
+    @property
+    def locks(self) -> Path:
+        return self.run / "locks"
+
+    @property
+    def isids(self) -> Path:
+        return self.state / "isids"
+
+    def volume(self, name: str) -> VolumePaths:
+        return VolumePaths(self.volumes / volume_dir_name(name))
+
+    def lock(self, name: str) -> Path:
+        return self.locks / f"{volume_dir_name(name)}.lock"
+
+    def isid(self, name: str) -> Path:
+        return self.isids / f"{volume_dir_name(name)}.json"
+
+    def prepare(self) -> None:
+        """Make the directories, 0700; take over existing ones only if they are ours.
+
+        Raises:
+            ConfigurationError: a directory cannot be made, or belongs to somebody else.
+        """
+        for directory in (self.run, self.volumes, self.locks, self.state, self.isids):
+            make_private_directory(directory)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make ``directory`` 0700 and owned by us, or raise ConfigurationError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+        if found.st_uid != os.geteuid():
+            raise ConfigurationError(
+                "directory",
+                str(directory),
+                f"belongs to user {found.st_uid}",
+                "remove it, or name another one",
+            )
+        if found.st_mode & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            "directory",
+            str(directory),
+            f"cannot be made ({error.strerror})",
+            f"run as root, or set {RUN_DIR_VARIABLE} and {STATE_DIR_VARIABLE}",
+        ) from error
+
+
+def _absolute(path: Path | str) -> Path:
+    # Not resolve(): a symbolic link in the path is the administrator's choice and stays visible.
+    return Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "..")

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written down about a volume, and how it survives being written.
+
+A state file is the record of an intention: each phase is written before the step that it names, so
+that whoever reads the file after a crash knows what to look for in the kernel's tables and what to
+take down. It never says that something exists; only the kernel says that. It is versioned, replaced
+whole (temporary file, fsync, rename, fsync of the directory) and holds no secret.
+
+It knows nothing of how the steps are done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fusefs.errors import InvalidSpec
+from fusefs.process.launch import WorkerIdentity
+from fusefs.spec import VolumeSpec
+from pyscsi_init.errors import ConfigurationError
+
+STATE_VERSION = 1
+
+PHASES = ("logging-in", "attaching", "attached", "formatting", "mounting", "mounted", "detaching")
+"""In the order of a life. ``attached`` and ``mounted`` are at rest; the others are on the way, and
+a volume that is found in one of them with nobody holding its lock is a leftover."""
+
+
+class StateUnreadable(Exception):
+    """A state file that is damaged, or of another version; says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A bind mount of the volume's file system into another directory."""
+
+    directory: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeState:
+    """One volume on this node."""
+
+    spec: VolumeSpec
+    phase: str
+    boot_id: str
+    worker: WorkerIdentity | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the worker said when it was ready: size, identity, session."""
+    loop: Mapping[str, Any] = field(default_factory=dict)
+    """The attachment, as fusefs.host.records.LoopDevice has it; empty where there is none."""
+    mountpoint: str = ""
+    binds: tuple[Bind, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def with_(self, **changes: Any) -> VolumeState:
+        """A copy with other values."""
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": STATE_VERSION,
+            "spec": self.spec.to_json(),
+            "phase": self.phase,
+            "boot_id": self.boot_id,
+            "worker": None
+            if self.worker is None
+            else {"pid": self.worker.pid, "start_time": self.worker.start_time},
+            "facts": dict(self.facts),
+            "loop": dict(self.loop),
+            "mountpoint": self.mountpoint,
+            "binds": [{"directory": b.directory, "read_only": b.read_only} for b in self.binds],
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> VolumeState:
+        """Read what :meth:`to_json` made.
+
+        Raises:
+            StateUnreadable: another version, or not a state at all.
+        """
+        if not isinstance(values, dict):
+            raise StateUnreadable("is not a JSON object")
+        if values.get("version") != STATE_VERSION:
+            raise StateUnreadable(
+                f"has version {values.get('version')!r}, this program reads {STATE_VERSION}"
+            )
+        try:
+            worker = values["worker"]
+            if values["phase"] not in PHASES:
+                raise StateUnreadable(f"has the unknown phase {values['phase']!r}")
+            return cls(
+                spec=VolumeSpec.from_json(values["spec"]),
+                phase=values["phase"],
+                boot_id=str(values["boot_id"]),
+                worker=None
+                if worker is None
+                else WorkerIdentity(int(worker["pid"]), int(worker["start_time"])),
+                facts=dict(values["facts"]),
+                loop=dict(values["loop"]),
+                mountpoint=str(values["mountpoint"]),
+                binds=tuple(
+                    Bind(str(bind["directory"]), bool(bind["read_only"]))
+                    for bind in values["binds"]
+                ),
+            )
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ConfigurationError,
+            InvalidSpec,
+        ) as error:
+            raise StateUnreadable(f"is damaged: {error!r}") from error
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace ``path`` by ``document`` so that a reader, and a reboot, sees the old or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(document, stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save_state(path: Path, state: VolumeState) -> None:
+    """Write a volume's state."""
+    write_json(path, state.to_json())
+
+
+def load_state(path: Path) -> VolumeState | None:
+    """Read a volume's state; None where there is none.
+
+    Raises:
+        StateUnreadable: there is one and it cannot be used.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateUnreadable(f"cannot be read: {error}") from error
+    try:
+        return VolumeState.from_json(json.loads(text))
+    except ValueError as error:
+        raise StateUnreadable(f"is no JSON: {error}") from error
+
+
+def boot_id() -> str:
+    """The identity of this boot: what was mounted in another one is not there any more."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

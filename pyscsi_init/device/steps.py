@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences of commands as generators: written once, driven by whoever can wait.
+
+A step sequence yields what it wants done and is sent the outcome. So attach and recovery share the
+same inquiries, and both are tested against a list of canned answers, without a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..errors import ScsiError
+from ..scsi import Action, Status, parse_sense, scsi_error, sense_action
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Send a CDB; ``data_in_length`` bytes may come back."""
+
+    cdb: bytes
+    data_in_length: int = 0
+    what: str = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before the next step: the unit said that it becomes ready."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResetUnit:
+    """LOGICAL UNIT RESET; the outcome carries no data. A refusal is raised into the sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: SCSI status, sense, and the bytes that came."""
+
+    status: int = Status.GOOD
+    sense: bytes = b""
+    data: bytes = b""
+
+
+Step = Command | Pause | ResetUnit
+T = TypeVar("T")
+Steps = Generator[Step, Outcome, T]
+
+MAX_UNIT_ATTENTIONS = 16
+"""A unit that has more to say than this in a row has something wrong with it."""
+
+MAX_NOT_READY = 30
+"""Pauses of a second that a unit may take to become ready."""
+
+
+def ask(command: Command) -> Steps[Outcome]:
+    """Send a command until the answer is about the command: unit attentions and the like are taken
+    and the command repeated. The outcome may still be a status other than GOOD."""
+    attentions = pauses = 0
+    while True:
+        outcome = yield command
+        if outcome.status in (Status.BUSY, Status.TASK_SET_FULL) and pauses < MAX_NOT_READY:
+            pauses += 1
+            yield Pause(min(0.05 * 2**pauses, 1.0))
+            continue
+        if outcome.status != Status.CHECK_CONDITION:
+            return outcome
+        sense = parse_sense(outcome.sense)
+        if (sense.sense_key == 0x6 or sense.deferred) and attentions < MAX_UNIT_ATTENTIONS:
+            attentions += 1
+            continue
+        if sense_action(sense) is Action.RETRY_DELAYED and pauses < MAX_NOT_READY:
+            pauses += 1
+            yield Pause(1.0)
+            continue
+        if sense_action(sense) is Action.RETRY and attentions < MAX_UNIT_ATTENTIONS:
+            attentions += 1
+            continue
+        return outcome
+
+
+def demand(command: Command) -> Steps[bytes]:
+    """Like :func:`ask`, and the status must be GOOD; returns the data.
+
+    Raises:
+        ScsiError: with what the unit said.
+    """
+    outcome = yield from ask(command)
+    if outcome.status != Status.GOOD:
+        raise scsi_error(outcome.status, outcome.sense, command.what)
+    return outcome.data
+
+
+def attempt(command: Command) -> Steps[bytes | None]:
+    """Like :func:`demand`, but None where the unit does not know the command or the page."""
+    try:
+        return (yield from demand(command))
+    except ScsiError:
+        return None

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The I_T nexus, without the socket: command window, tasks, data, task management, recovery."""
+
+from .events import (
+    AsyncEventReceived,
+    ConnectionEnded,
+    Event,
+    LoggedIn,
+    LoginEnded,
+    Warned,
+)
+from .machine import SessionMachine
+from .states import SessionState
+from .task import (
+    ManagementTask,
+    Replay,
+    ScsiTask,
+    TaskManagementFunction,
+    TaskState,
+    TextTask,
+)
+
+__all__ = [
+    "AsyncEventReceived",
+    "ConnectionEnded",
+    "Event",
+    "LoggedIn",
+    "LoginEnded",
+    "ManagementTask",
+    "Replay",
+    "ScsiTask",
+    "SessionMachine",
+    "SessionState",
+    "TaskManagementFunction",
+    "TaskState",
+    "TextTask",
+    "Warned",
+]

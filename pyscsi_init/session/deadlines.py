@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session does when time passes: login, logout, keepalive, commands without an answer.
+
+Command deadlines are tens of seconds long, so they are not timers of their own: while anything is
+outstanding, all of it is looked at once a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..connection import ConnectionState, Due
+from ..errors import ConnectionLost, LoginTimeout, TaskTimeout
+from .task import TaskState
+from .tasks import Ping
+
+if TYPE_CHECKING:
+    from .machine import SessionMachine
+
+SCAN_INTERVAL = 1.0
+
+
+def arm_scan(session: SessionMachine, now: float) -> None:
+    """Something is outstanding: look at it from now on."""
+    if session.scan_at is None:
+        session.scan_at = now + SCAN_INTERVAL
+
+
+def handle_deadline(session: SessionMachine, now: float) -> None:
+    """Act on what is due."""
+    connection = session.connection
+    settings = session.settings
+    if connection is None:
+        session.scan_at = session.logout_by = None
+        return
+    if connection.state is ConnectionState.S4_IN_LOGIN:
+        if now >= connection.login_deadline:
+            session.lose(
+                LoginTimeout(
+                    f"the login phase was not over after {settings.login_timeout:g} s; "
+                    f"something listens there, but it does not answer as an iSCSI target"
+                ),
+                now,
+            )
+        return
+    if connection.logout_deadline is not None:
+        if now >= connection.logout_deadline:
+            session.lose(ConnectionLost("no logout response in time"), now)
+        return
+    if session.logout_by is not None and now >= session.logout_by:
+        session.logout_by = None
+        session.send_logout(connection, now)
+        return
+    due = connection.keepalive.due(now)
+    if due is Due.DEAD:
+        session.lose(
+            ConnectionLost(
+                f"no answer to a NOP-Out for {settings.noop_timeout:g} s: "
+                f"the target or the network is gone"
+            ),
+            now,
+        )
+        return
+    if due is Due.PING:
+        session.ping(now)
+    if session.scan_at is not None and now >= session.scan_at:
+        _scan(session, now)
+
+
+def _scan(session: SessionMachine, now: float) -> None:
+    tasks = session.tasks
+    for task in [task for task in tasks.in_flight.values() if task.deadline <= now]:
+        if task.state is TaskState.SENT:
+            # Its second deadline is only there for an answer to the abort that never comes.
+            task.deadline = now + 2 * session.settings.task_management_timeout
+            session.time_out(task, TaskTimeout(f"no status within {task.timeout:g} s"), now)
+    for request in tasks.requests.values():
+        if not isinstance(request, Ping) and request.deadline <= now:
+            session.lose(ConnectionLost("no answer to a task management or text request"), now)
+            return
+    session.scan_at = now + SCAN_INTERVAL if tasks.outstanding else None

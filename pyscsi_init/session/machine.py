@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The I_T nexus without its socket: commands in, completions out, over one connection at a time.
+
+Theory of operation. The one who owns the socket calls ``connect`` when TCP is up, then moves bytes:
+``receive_buffer`` and ``bytes_received`` one way, ``data_to_send`` and ``bytes_sent`` the other. A
+command enters with ``submit`` and ends with its completion. Rare things come out of ``next_event``.
+Time comes in as ``now``, deadlines go out of ``next_deadline``.
+
+When the connection dies, the tasks that may be done twice wait at the head of the queue, the others
+end with OutcomeUnknown. After the next login the queue stays closed (``held``): only control tasks
+pass, with which the owner of the device makes its barrier. ``resume`` opens it. A later recovery
+within the connection (error recovery levels 1 and 2, RFC 7143 7.1.4) finds its place where
+``lose`` is called: there the fault is known and nothing has been given up yet.
+
+INVARIANT: CmdSN is given to a command when its PDU enters the connection's queue, in that order, so
+commands leave in CmdSN order. (tests/pyscsi_init/session/test_machine.py)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..connection import Buffer, ConnectionMachine, ConnectionState
+from ..errors import (
+    ConnectionLost,
+    IscsiError,
+    LocalProtocolError,
+    LoginError,
+    ProtocolError,
+    SessionFailed,
+    TaskAborted,
+)
+from ..login import LoginMachine, Parameters
+from ..pdu import RESERVED_TAG, LogoutRequest, NopOut
+from ..secret import Chap
+from ..settings import Settings
+from .data_out import send_command
+from .deadlines import arm_scan, handle_deadline
+from .events import ConnectionEnded, Event, LoggedIn, LoginEnded
+from .management import abort, conclude, send_management
+from .receive import HANDLERS
+from .states import SessionState, SessionTransition, next_session_state
+from .task import NO_LUN, ManagementTask, ScsiTask, TaskState, TextTask
+from .tasks import Ping, TaskTable
+from .text import start_text
+from .window import CommandWindow
+
+
+class SessionMachine:
+    """One session with one target, through any number of successive connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        initiator_name: str,
+        target_name: str | None,
+        isid: bytes,
+        random_bytes: Callable[[int], bytes],
+        chap: Chap | None = None,
+        discovery: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.initiator_name = initiator_name
+        self.target_name = target_name
+        self.isid = isid
+        self.chap = chap
+        self.discovery = discovery
+        self.random_bytes = random_bytes
+        self.state = SessionState.Q1_FREE
+        self.tsih = 0
+        self.parameters = Parameters()
+        self.window = CommandWindow(0)
+        self.tasks = TaskTable()
+        self.connection: ConnectionMachine | None = None
+        self.held = False
+        """Logged in again, but only control tasks may pass."""
+        self.refusing: IscsiError | None = None
+        """Why new commands end at once instead of waiting for the session to come back."""
+        self.closing = False
+        self.rejects = 0
+        self._events: deque[Event] = deque()
+        self.scan_at: float | None = None
+        self.logout_by: float | None = None
+        self._wait = 0.0
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    def connect(self, now: float, *, chap: Chap | None = None) -> None:
+        """TCP is up: start the login phase. ``chap`` stands in for the session's own this once.
+
+        Raises:
+            LocalProtocolError: there is a connection already, or the session is closed.
+        """
+        if self.connection is not None or self.closing:
+            raise LocalProtocolError("the session has a connection, or is closed")
+        cmd_sn = int.from_bytes(self.random_bytes(4), "big")
+        self.window = CommandWindow(cmd_sn)
+        login = LoginMachine(
+            self.settings,
+            initiator_name=self.initiator_name,
+            target_name=self.target_name,
+            discovery=self.discovery,
+            chap=chap or self.chap,
+            isid=self.isid,
+            cmd_sn=cmd_sn,
+            initiator_task_tag=self.tasks.new_tag(),
+            random_bytes=self.random_bytes,
+        )
+        self._wait = 0.0
+        self.connection = ConnectionMachine(login, self.settings, now)
+
+    def receive_buffer(self) -> memoryview:
+        """Where the socket may put the next bytes; writable, never empty.
+
+        Raises:
+            LocalProtocolError: there is no connection.
+        """
+        if self.connection is None:
+            raise LocalProtocolError("no connection to receive for")
+        return self.connection.receive_buffer()
+
+    def bytes_received(self, count: int, now: float) -> None:
+        """``count`` bytes were put into the receive buffer. Completions are called from here."""
+        connection = self.connection
+        if connection is None:
+            return
+        try:
+            connection.bytes_received(count, now)
+            while (frame := connection.next_frame()) is not None:
+                if connection.state is ConnectionState.S4_IN_LOGIN:
+                    result = connection.login_frame_received(frame, now)
+                    if result is not None:
+                        self._logged_in(connection, result.tsih, result.parameters, now)
+                        response = result.response
+                        self.window.update(response.exp_cmd_sn, response.max_cmd_sn)
+                else:
+                    handler = HANDLERS.get(frame.opcode)
+                    if handler is None:
+                        raise ProtocolError(f"opcode {frame.opcode:02x}h is none of a target's")
+                    handler(self, connection, frame, now)
+                if self.connection is not connection:
+                    return
+        except (ProtocolError, LoginError) as error:
+            if self.connection is connection:
+                self.lose(error, now)
+            return
+        self._pump(now)
+
+    def receive_eof(self, now: float) -> None:
+        """The target closed its side, or the socket failed: the connection is over."""
+        self.connection_failed("the target closed the connection", now)
+
+    def connection_failed(self, reason: str, now: float) -> None:
+        """The connection is dead for a reason that the socket gives."""
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.state is ConnectionState.S4_IN_LOGIN:
+            self.lose(LoginError(f"{reason} in the login phase"), now)
+        else:
+            self.lose(ConnectionLost(reason), now)
+
+    def data_to_send(self) -> Sequence[Buffer]:
+        """The buffers to send next; report what was sent with ``bytes_sent``."""
+        return self.connection.data_to_send() if self.connection is not None else ()
+
+    def bytes_sent(self, count: int) -> None:
+        """``count`` bytes of ``data_to_send`` left."""
+        if self.connection is not None:
+            self.connection.bytes_sent(count)
+
+    def next_event(self) -> Event | None:
+        """The next thing to know, or None. Ask after every call that takes ``now``."""
+        return self._events.popleft() if self._events else None
+
+    def emit(self, event: Event) -> None:
+        """Add an event; for the parts of the session."""
+        self._events.append(event)
+
+    # -- intentions ------------------------------------------------------------------------------
+
+    def submit(self, task: ScsiTask, now: float) -> None:
+        """Start a command, or queue it until the window, the session or the barrier lets it pass."""
+        if self.closing or (self.refusing is not None and not task.control):
+            task.finish(self.refusing or SessionFailed("the session is closed"))
+            return
+        if task.control:
+            if self.connection is None:
+                task.finish(ConnectionLost("the session is not logged in"))
+                return
+            task.state = TaskState.QUEUED
+            self.tasks.control.append(task)
+        else:
+            task.state = TaskState.QUEUED
+            self.tasks.waiting.append(task)
+        self._pump(now)
+
+    def abort_task(self, task: ScsiTask, now: float) -> None:
+        """Ask that a task ends; it completes once, with TaskAborted or with what it came to."""
+        if task.state in (TaskState.QUEUED, TaskState.SUSPENDED):
+            if self.tasks.remove_waiting(task):
+                task.finish(TaskAborted("cancelled before it was sent"))
+        elif task.state is TaskState.SENT:
+            task.state = TaskState.ABORTING
+            abort(self, task, TaskAborted("cancelled"), now)
+
+    def manage(self, request: ManagementTask, now: float) -> None:
+        """Send a task management request (immediate, so the window does not hold it up)."""
+        send_management(self, request, now)
+
+    def request_text(self, task: TextTask, now: float) -> None:
+        """Start a text exchange in full feature phase; one at a time (RFC 7143 11.10)."""
+        connection = self.connection
+        if connection is None or not connection.full_feature:
+            task.finish(ConnectionLost("the session is not logged in"))
+            return
+        if any(isinstance(request, TextTask) for request in self.tasks.requests.values()):
+            task.finish(LocalProtocolError("a text exchange is outstanding already"))
+            return
+        task.initiator_task_tag = self.tasks.new_tag()
+        task.deadline = now + task.timeout
+        self.tasks.requests[task.initiator_task_tag] = task
+        start_text(
+            connection, self.window, task, self.parameters.target_max_recv_data_segment_length
+        )
+        arm_scan(self, now)
+
+    def ping(self, now: float) -> None:
+        """Ask the target for a sign of life (RFC 7143 11.18)."""
+        connection = self.connection
+        if connection is None or not connection.full_feature:
+            return
+        ping = Ping()
+        ping.initiator_task_tag = self.tasks.new_tag()
+        self.tasks.requests[ping.initiator_task_tag] = ping
+        connection.send(
+            NopOut(
+                immediate=True,
+                initiator_task_tag=ping.initiator_task_tag,
+                target_transfer_tag=RESERVED_TAG,
+                cmd_sn=self.window.cmd_sn,
+                lun=NO_LUN,
+            )
+        )
+        connection.keepalive.ping_sent(now)
+
+    def request_logout(self, now: float) -> None:
+        """Close the session: after what is in flight, at the latest after the logout time-out.
+
+        What waits in the queue ends with SessionFailed. Ends with ConnectionEnded(again=False).
+        """
+        self.closing = True
+        closed = SessionFailed("the session was closed")
+        for finish in self.tasks.end_waiting(closed):
+            finish()
+        connection = self.connection
+        if connection is None:
+            self._end_session()
+            self.emit(ConnectionEnded(None, 0.0, again=False))
+        elif connection.state is ConnectionState.S4_IN_LOGIN:
+            self.lose(closed, now)
+        elif connection.state is not ConnectionState.S6_IN_LOGOUT:
+            self.logout_by = now + self.settings.logout_timeout
+            self._pump(now)
+
+    def resume(self, now: float) -> None:
+        """The barrier is passed: let the queue flow, replay first."""
+        self.held = False
+        self.refusing = None
+        self._pump(now)
+
+    def refuse(self, error: IscsiError) -> None:
+        """Stop waiting for the session: what is queued ends with ``error``, and so does what comes,
+        until ``resume``. Login attempts may go on meanwhile."""
+        self.refusing = error
+        for finish in self.tasks.end_waiting(error):
+            finish()
+
+    def drop_connection(self, reason: str, now: float) -> None:
+        """Give up the connection on purpose; the session recovers as after any loss."""
+        self.connection_failed(reason, now)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_deadline`` wants to be called, at the latest."""
+        deadlines = [self.scan_at, self.logout_by]
+        if self.connection is not None:
+            deadlines.append(self.connection.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        """Act on what is due at ``now``."""
+        handle_deadline(self, now)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def release(self, task: ScsiTask) -> None:
+        """Let go of the memory of a task that ends before all of its data left."""
+        if task.data_out is not None and self.connection is not None:
+            self.connection.release(task.data_out)
+
+    def complete(self, task: ScsiTask) -> None:
+        """The target answered: the task is over."""
+        del self.tasks.in_flight[task.initiator_task_tag]
+        if task.data_out is not None and self.connection is not None and self.connection.outbox:
+            self.connection.release(task.data_out)
+        task.finish()
+
+    def conclude(self, request: ManagementTask) -> None:
+        """A task management response came."""
+        conclude(self, request)
+
+    def time_out(self, task: ScsiTask, error: IscsiError, now: float) -> None:
+        """A command got no status in time."""
+        abort(self, task, error, now)
+
+    def target_asks_for_logout(self, seconds: float, now: float) -> None:
+        """Asynchronous Message 1: no new commands, log out within ``seconds``, come back."""
+        # Half the time is for what is in flight; a target that says 0 gets its logout at once.
+        self.logout_by = now + seconds / 2
+        self._pump(now)
+
+    def set_wait(self, seconds: float) -> None:
+        """The target told how long to wait before the next login."""
+        self._wait = seconds
+
+    def lose(self, error: IscsiError, now: float) -> None:
+        """The connection is unusable: give it up; what becomes of the tasks, tasks.py says."""
+        connection = self.connection
+        if connection is None:
+            return
+        in_login = connection.state is ConnectionState.S4_IN_LOGIN
+        connection.lost()
+        if in_login:
+            self.connection = None
+            self.scan_at = None
+            self.emit(LoginEnded(error))
+            return
+        self._over(error, again=not self.closing, now=now)
+
+    def logout_answered(self, now: float) -> None:
+        """The logout response with success came."""
+        connection = self.connection
+        if connection is None:
+            return
+        connection.logout_done()
+        self._over(None, again=not self.closing, now=now)
+
+    def _logged_in(
+        self, connection: ConnectionMachine, tsih: int, parameters: Parameters, now: float
+    ) -> None:
+        again = self.state is SessionState.Q4_FAILED
+        self.state = next_session_state(
+            self.state,
+            SessionTransition.N6_CONTINUED if again else SessionTransition.N1_LEADING_LOGIN,
+        )
+        self.tsih = tsih
+        self.parameters = parameters
+        self.held = again
+        self.rejects = 0
+        if not self.discovery:
+            connection.start_keepalive(now)
+        self.emit(LoggedIn(parameters, tsih, again))
+
+    def _pump(self, now: float) -> None:
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.full_feature:
+            tasks = self.tasks
+            if tasks.control:
+                self._drain(connection, tasks.control, now)
+            if tasks.waiting and not self.held:
+                self._drain(connection, tasks.waiting, now)
+        if self.logout_by is not None and not self.tasks.in_flight:
+            self.logout_by = None
+            self.send_logout(connection, now)
+
+    def _drain(self, connection: ConnectionMachine, queue: deque[ScsiTask], now: float) -> None:
+        window = self.window
+        in_flight = self.tasks.in_flight
+        slots = min(window.open_slots, self.settings.queue_depth - len(in_flight))
+        while slots > 0 and queue:
+            slots -= 1
+            task = queue.popleft()
+            tag = task.initiator_task_tag = self.tasks.new_tag()
+            task.cmd_sn = window.take()
+            task.state = TaskState.SENT
+            task.attempts += 1
+            task.deadline = now + task.timeout
+            in_flight[tag] = task
+            send_command(connection, self.parameters, task)
+        arm_scan(self, now)
+
+    def send_logout(self, connection: ConnectionMachine, now: float) -> None:
+        if connection.state not in (
+            ConnectionState.S5_LOGGED_IN,
+            ConnectionState.S7_LOGOUT_REQUESTED,
+        ):
+            return
+        connection.send(
+            LogoutRequest(
+                immediate=True,
+                reason=0,  # close the session (RFC 7143 11.14.1)
+                cid=connection.cid,
+                initiator_task_tag=self.tasks.new_tag(),
+                cmd_sn=self.window.cmd_sn,
+            )
+        )
+        connection.logout_sent(now)
+
+    def _over(self, error: IscsiError | None, *, again: bool, now: float) -> None:  # noqa: ARG002
+        self.connection = None
+        self.scan_at = self.logout_by = None
+        self.held = False
+        wait = self._wait or (self.parameters.default_time2wait if error is not None else 0)
+        if again:
+            self.state = next_session_state(self.state, SessionTransition.N5_LOST)
+        else:
+            self._end_session()
+        lost = error or ConnectionLost("the target asked for a logout")
+        finished = self.tasks.connection_lost(lost)
+        if not again:
+            finished += self.tasks.end_waiting(
+                self.refusing or SessionFailed("the session is closed")
+            )
+        self.emit(ConnectionEnded(error, float(wait), again))
+        for finish in finished:
+            finish()
+
+    def _end_session(self) -> None:
+        if self.state is SessionState.Q3_LOGGED_IN:
+            self.state = next_session_state(self.state, SessionTransition.N3_LOGGED_OUT)
+        elif self.state is SessionState.Q4_FAILED:
+            self.state = next_session_state(self.state, SessionTransition.N4_TIMED_OUT)
+
+    def __repr__(self) -> str:
+        return (
+            f"<SessionMachine {self.target_name} {self.state.name} CmdSN={self.window.cmd_sn} "
+            f"window={self.window.open_slots} in flight={len(self.tasks.in_flight)} "
+            f"waiting={len(self.tasks.waiting)}>"
+        )

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task management: requests that act on other tasks (RFC 7143 11.5), and what their answers end.
+
+ABORT TASK is how a caller's cancellation and a command's time-out reach the target; LOGICAL UNIT
+RESET is the heart of the barrier after a lost connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ConnectionLost, IscsiError, TaskAborted
+from ..pdu import RESERVED_TAG, TaskManagementRequest
+from .deadlines import arm_scan
+from .task import ManagementTask, Replay, ScsiTask, TaskManagementFunction, TaskState
+from .tasks import MAX_ATTEMPTS
+
+if TYPE_CHECKING:
+    from .machine import SessionMachine
+
+FUNCTION_COMPLETE = 0x00
+"""RFC 7143 11.6.1."""
+
+_UNIT_SCOPE = frozenset(
+    {
+        TaskManagementFunction.ABORT_TASK_SET,
+        TaskManagementFunction.CLEAR_TASK_SET,
+        TaskManagementFunction.LOGICAL_UNIT_RESET,
+    }
+)
+_TARGET_SCOPE = frozenset(
+    {TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET}
+)
+
+
+def send_management(session: SessionMachine, request: ManagementTask, now: float) -> None:
+    """Queue the request, immediate: a closed command window does not hold it up."""
+    connection = session.connection
+    if connection is None or not connection.full_feature:
+        request.finish(ConnectionLost("the session is not logged in"))
+        return
+    tag = request.initiator_task_tag = session.tasks.new_tag()
+    request.deadline = now + request.timeout
+    session.tasks.requests[tag] = request
+    task = request.referenced
+    connection.send(
+        TaskManagementRequest(
+            immediate=True,
+            function=request.function,
+            lun=request.lun,
+            initiator_task_tag=tag,
+            referenced_task_tag=RESERVED_TAG if task is None else task.initiator_task_tag,
+            cmd_sn=session.window.cmd_sn,
+            # RFC 7143 11.5.5: the CmdSN of the task that is referenced.
+            ref_cmd_sn=0 if task is None else task.cmd_sn,
+        )
+    )
+    arm_scan(session, now)
+
+
+def conclude(session: SessionMachine, request: ManagementTask) -> None:
+    """The response came: end the tasks in its scope (RFC 7143 4.2.3.2), then the request."""
+    if request.response == FUNCTION_COMPLETE:
+        function = request.function
+        if function in _UNIT_SCOPE or function in _TARGET_SCOPE:
+            ended = [
+                task
+                for task in session.tasks.in_flight.values()
+                if function in _TARGET_SCOPE or task.lun == request.lun
+            ]
+            for task in ended:
+                del session.tasks.in_flight[task.initiator_task_tag]
+                session.release(task)
+                task.finish(TaskAborted(f"ended by {function.name.replace('_', ' ')}"))
+        if function is TaskManagementFunction.LOGICAL_UNIT_RESET:
+            session.tasks.unknown_outcome.discard(request.lun)
+        elif function in _TARGET_SCOPE:
+            session.tasks.unknown_outcome.clear()
+    request.finish()
+
+
+def abort(session: SessionMachine, task: ScsiTask, error: IscsiError, now: float) -> None:
+    """ABORT TASK for a task in flight; ``error`` is what it ends with if nothing better comes."""
+    timed_out = task.state is TaskState.SENT
+    attempt = task.attempts
+
+    def answered(request: ManagementTask) -> None:
+        table = session.tasks
+        if request.error is not None or task.attempts != attempt:
+            return  # the connection died, and the task was sorted with the others
+        if table.in_flight.get(task.initiator_task_tag) is not task:
+            return  # its own response came first
+        if timed_out and task.replay is Replay.SAFE and task.attempts < MAX_ATTEMPTS:
+            # Targets exist whose ABORT TASK does not stop a write: only the barrier after a new
+            # login makes it safe to send the command again.
+            session.lose(ConnectionLost(str(error)), now)
+            return
+        if task.modifies:
+            table.unknown_outcome.add(task.lun)
+        del table.in_flight[task.initiator_task_tag]
+        session.release(task)
+        task.finish(error)
+
+    send_management(
+        session,
+        ManagementTask(
+            TaskManagementFunction.ABORT_TASK,
+            task.lun,
+            answered,
+            referenced=task,
+            timeout=session.settings.task_management_timeout,
+        ),
+        now,
+    )

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each PDU of a target does in full feature phase: one handler an opcode.
+
+``HANDLERS`` is the dispatch table; an opcode without a row is none of a target's. A handler raises
+ProtocolError for what RFC 7143 forbids; the machine answers that with session recovery. The two
+handlers of the data path unpack the header themselves; the rest decode the whole PDU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..connection import ConnectionMachine, ConnectionState
+from ..errors import ConnectionLost, DeliveryFailure, ProtocolError, TaskRejected
+from ..pdu import (
+    RESERVED_TAG,
+    AsyncMessage,
+    Frame,
+    LogoutResponse,
+    NopIn,
+    NopOut,
+    ReadyToTransfer,
+    Reject,
+    TargetOpcode,
+    TaskManagementResponse,
+    TextResponse,
+)
+from ..pdu.fast import DATA_IN, F_BIT, O_BIT, S_BIT, SCSI_RESPONSE, U_BIT
+from .data_in import check_residual, place_data
+from .data_out import answer_r2t
+from .events import AsyncEventReceived, Warned
+from .task import ManagementTask, TextTask
+from .text import text_received
+
+if TYPE_CHECKING:
+    from .machine import SessionMachine
+
+Handler = Callable[["SessionMachine", ConnectionMachine, Frame, float], None]
+
+MAX_REJECTS = 32
+"""Rejects on one connection before it is given up: a target that refuses everything must not keep
+us busy for ever."""
+
+_CHECK_CONDITION = 0x02
+_WAITING_FOR_LOGOUT = 0x0C
+_TAG = slice(16, 20)
+
+
+def _require_data(frame: Frame) -> memoryview:
+    if not frame.data_digest_ok:
+        # Within-command recovery (RFC 7143 7.8) would ask for this PDU again; level 0 cannot.
+        raise ProtocolError(f"data digest error in a PDU with opcode {frame.opcode:02x}h")
+    return frame.data
+
+
+def _data_in(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    (_, flags, status, _, _, tag, _, stat_sn, exp_cmd_sn, max_cmd_sn, data_sn, offset, residual) = (
+        DATA_IN.unpack(frame.header)
+    )
+    data = _require_data(frame)
+    session.window.update(exp_cmd_sn, max_cmd_sn)
+    has_status = flags & S_BIT
+    if has_status and not connection.count_stat_sn(stat_sn):
+        return
+    task = session.tasks.in_flight.get(tag)
+    if task is None:
+        session.emit(Warned(f"Data-In for the unknown task {tag:08x}: ignored"))
+        return
+    place_data(session.parameters, task, data_sn, offset, data)
+    if not has_status:
+        return
+    if not flags & F_BIT:
+        raise ProtocolError("Data-In with the S bit but without the F bit (RFC 7143 11.7.3)")
+    if status == _CHECK_CONDITION:
+        # RFC 7143 11.7.3: only a status that is no exception may come with Data-In.
+        raise ProtocolError("Data-In with CHECK CONDITION, which needs a SCSI Response")
+    overflow, underflow = bool(flags & O_BIT), bool(flags & U_BIT)
+    if overflow and underflow:
+        raise ProtocolError("Data-In with both the O and the U bit (RFC 7143 11.4.1)")
+    task.status = status
+    check_residual(task, overflow, underflow, residual)
+    session.complete(task)
+
+
+def _scsi_response(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    (
+        _,
+        flags,
+        response,
+        status,
+        _,
+        _,
+        tag,
+        _,
+        stat_sn,
+        exp_cmd_sn,
+        max_cmd_sn,
+        exp_data_sn,
+        _,
+        residual,
+    ) = SCSI_RESPONSE.unpack(frame.header)
+    data = _require_data(frame)
+    session.window.update(exp_cmd_sn, max_cmd_sn)
+    if not connection.count_stat_sn(stat_sn):
+        return
+    task = session.tasks.in_flight.get(tag)
+    if task is None:
+        session.emit(Warned(f"SCSI Response for the unknown task {tag:08x}: ignored"))
+        return
+    if response:
+        if not 0x01 <= response <= 0xFF or 0x02 <= response <= 0x7F:
+            raise ProtocolError(f"SCSI Response with the reserved response code {response:02x}h")
+        del session.tasks.in_flight[tag]
+        session.release(task)
+        if task.modifies:
+            session.tasks.unknown_outcome.add(task.lun)
+        task.finish(
+            DeliveryFailure(
+                f"the target could not carry out command {task.cdb[0]:02x}h "
+                f"(iSCSI response {response:02x}h)",
+                response=response,
+            )
+        )
+        return
+    overflow, underflow = bool(flags & O_BIT), bool(flags & U_BIT)
+    if overflow and underflow:
+        raise ProtocolError("SCSI Response with both the O and the U bit (RFC 7143 11.4.1)")
+    # RFC 7143 11.4.8 counts Data-In only; RFC 3720 counted R2T too, so writes are not checked.
+    if task.data_in is not None and status != _CHECK_CONDITION and exp_data_sn > task.data_sn:
+        raise ProtocolError(
+            f"status with ExpDataSN {exp_data_sn} after {task.data_sn} Data-In PDUs: data is missing"
+        )
+    task.status = status
+    task.sense = b""
+    if status == _CHECK_CONDITION:
+        if len(data) < 2:
+            raise ProtocolError("CHECK CONDITION without sense data (RFC 7143 11.4.7)")
+        length = int.from_bytes(data[:2], "big")
+        if length > len(data) - 2:
+            raise ProtocolError(f"SenseLength {length} in a data segment of {len(data)} bytes")
+        task.sense = bytes(data[2 : 2 + length])
+    check_residual(task, overflow, underflow, residual)
+    session.complete(task)
+
+
+def _r2t(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    r2t = ReadyToTransfer.decode(frame.header, frame.ahs, frame.data)
+    session.window.update(r2t.exp_cmd_sn, r2t.max_cmd_sn)
+    task = session.tasks.in_flight.get(r2t.initiator_task_tag)
+    if task is None:
+        # RFC 7143 11.4.2: a command may have ended while R2Ts of it were on their way.
+        session.emit(Warned(f"R2T for the finished task {r2t.initiator_task_tag:08x}: ignored"))
+        return
+    answer_r2t(connection, session.parameters, task, r2t)
+
+
+def _nop_in(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    nop = NopIn.decode(frame.header, frame.ahs, _require_data(frame))
+    session.window.update(nop.exp_cmd_sn, nop.max_cmd_sn)
+    if nop.initiator_task_tag != RESERVED_TAG:
+        if nop.target_transfer_tag != RESERVED_TAG:
+            raise ProtocolError("NOP-In with both tags valid (RFC 7143 11.19)")
+        if connection.count_stat_sn(nop.stat_sn):
+            session.tasks.requests.pop(nop.initiator_task_tag, None)
+        return
+    connection.check_stat_sn(nop.stat_sn)
+    if nop.target_transfer_tag == RESERVED_TAG:
+        return  # only the window was to be told
+    if len(nop.data):
+        raise ProtocolError("unsolicited NOP-In with data (RFC 7143 11.19)")
+    connection.send(
+        NopOut(
+            immediate=True,
+            lun=nop.lun,
+            initiator_task_tag=RESERVED_TAG,
+            target_transfer_tag=nop.target_transfer_tag,
+            cmd_sn=session.window.cmd_sn,
+        )
+    )
+
+
+def _task_management(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    answer = TaskManagementResponse.decode(frame.header, frame.ahs, frame.data)
+    session.window.update(answer.exp_cmd_sn, answer.max_cmd_sn)
+    if not connection.count_stat_sn(answer.stat_sn):
+        return
+    request = session.tasks.requests.get(answer.initiator_task_tag)
+    if not isinstance(request, ManagementTask):
+        session.emit(Warned(f"response to the unknown request {answer.initiator_task_tag:08x}"))
+        return
+    if 0x08 <= answer.response <= 0xFE:
+        raise ProtocolError(
+            f"task management response with the reserved code {answer.response:02x}h"
+        )
+    del session.tasks.requests[answer.initiator_task_tag]
+    request.response = answer.response
+    session.conclude(request)
+
+
+def _text(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
+) -> None:
+    answer = TextResponse.decode(frame.header, frame.ahs, _require_data(frame))
+    session.window.update(answer.exp_cmd_sn, answer.max_cmd_sn)
+    if not connection.count_stat_sn(answer.stat_sn):
+        return
+    request = session.tasks.requests.get(answer.initiator_task_tag)
+    if not isinstance(request, TextTask):
+        raise ProtocolError(f"text response for the unknown task {answer.initiator_task_tag:08x}")
+    if text_received(connection, session.window, request, answer):
+        del session.tasks.requests[answer.initiator_task_tag]
+        request.finish()
+
+
+def _logout(
+    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+) -> None:
+    answer = LogoutResponse.decode(frame.header, frame.ahs, frame.data)
+    session.window.update(answer.exp_cmd_sn, answer.max_cmd_sn)
+    connection.count_stat_sn(answer.stat_sn)
+    if connection.state is not ConnectionState.S6_IN_LOGOUT:
+        raise ProtocolError("logout response without a logout request")
+    if answer.response:
+        session.set_wait(answer.time2wait)
+        session.lose(
+            ConnectionLost(f"the target refused the logout (response {answer.response:02x}h)"), now
+        )
+        return
+    session.set_wait(answer.time2wait)
+    session.logout_answered(now)
+
+
+def _async_message(
+    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+) -> None:
+    message = AsyncMessage.decode(frame.header, frame.ahs, _require_data(frame))
+    session.window.update(message.exp_cmd_sn, message.max_cmd_sn)
+    if not connection.count_stat_sn(message.stat_sn):
+        return
+    event = message.async_event
+    if event == 0 or event >= 248:
+        data = bytes(message.data)
+        length = int.from_bytes(data[:2], "big") if event == 0 else 0
+        session.emit(AsyncEventReceived(event, message.lun, data[2 : 2 + length]))
+    elif event == 1:
+        connection.logout_requested()
+        session.target_asks_for_logout(message.parameter3, now)
+    elif event in (2, 3):
+        # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
+        session.set_wait(message.parameter2)
+        session.lose(ConnectionLost("the target announced that it drops the connection"), now)
+    elif event == 4:
+        # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
+        # that we would change, so the request is an empty one.
+        session.request_text(TextTask([], lambda _: None), now)
+    else:
+        session.emit(Warned(f"asynchronous message with the unknown event {event}: ignored"))
+
+
+def _reject(
+    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+) -> None:
+    reject = Reject.decode(frame.header, frame.ahs, frame.data)
+    session.window.update(reject.exp_cmd_sn, reject.max_cmd_sn)
+    if not connection.count_stat_sn(reject.stat_sn):
+        return
+    session.rejects += 1
+    if session.rejects > MAX_REJECTS:
+        raise ProtocolError(f"the target rejected {session.rejects} PDUs of one connection")
+    header = bytes(frame.data[:48])
+    error = TaskRejected(
+        f"the target rejected a PDU (reason {reject.reason:02x}h, RFC 7143 11.17.1)",
+        reason=reject.reason,
+    )
+    if len(header) < 20:
+        raise ProtocolError("Reject without the header that it is about (RFC 7143 11.17)")
+    opcode = header[0] & 0x3F
+    tag = int.from_bytes(header[_TAG], "big")
+    if opcode == 0x01 and tag in session.tasks.in_flight:
+        task = session.tasks.in_flight[tag]
+        if reject.reason == _WAITING_FOR_LOGOUT:
+            session.lose(ConnectionLost("the target waits for a logout"), now)
+            return
+        del session.tasks.in_flight[tag]
+        session.release(task)
+        task.finish(error)
+        # RFC 7143 7.3: the CmdSN of a rejected command leaves a gap that no later command passes,
+        # unless the target counted it all the same. Level 0 closes the gap with a new session.
+        if session.connection is connection and session.window.is_unacknowledged(task.cmd_sn):
+            session.lose(ConnectionLost("a rejected command left a gap in CmdSN"), now)
+        return
+    if opcode == 0x05:
+        return  # RFC 7143 7.3: the command of a rejected Data-Out still gets its status
+    request = session.tasks.requests.pop(tag, None)
+    if isinstance(request, (ManagementTask, TextTask)):
+        request.finish(error)
+    elif request is None:
+        session.emit(Warned(str(error)))
+
+
+HANDLERS: dict[int, Handler] = {
+    TargetOpcode.NOP_IN: _nop_in,
+    TargetOpcode.SCSI_RESPONSE: _scsi_response,
+    TargetOpcode.TASK_MANAGEMENT_RESPONSE: _task_management,
+    TargetOpcode.TEXT_RESPONSE: _text,
+    TargetOpcode.DATA_IN: _data_in,
+    TargetOpcode.LOGOUT_RESPONSE: _logout,
+    TargetOpcode.READY_TO_TRANSFER: _r2t,
+    TargetOpcode.ASYNC_MESSAGE: _async_message,
+    TargetOpcode.REJECT: _reject,
+}
+"""Opcode -> handler, all of them legal in full feature phase only."""

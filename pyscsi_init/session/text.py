@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text exchanges in full feature phase, numbered as commands of the session (RFC 7143 11.10).
+
+What is asked and how the parts of an answer are put together is login/text_exchange.py's; here the
+requests get their CmdSN. They are not immediate while the window is open: a target exists that
+counts immediate ones.
+"""
+
+from __future__ import annotations
+
+from ..connection import ConnectionMachine
+from ..login import TextExchange
+from ..pdu import TextResponse
+from .task import TextTask
+from .window import CommandWindow
+
+
+def start_text(
+    connection: ConnectionMachine, window: CommandWindow, task: TextTask, max_data_length: int
+) -> None:
+    """Queue the first request of an exchange whose task has its tag."""
+    task.exchange = TextExchange(
+        task.request,
+        initiator_task_tag=task.initiator_task_tag,
+        max_data_segment_length=max_data_length,
+    )
+    _send(connection, window, task.exchange)
+
+
+def text_received(
+    connection: ConnectionMachine, window: CommandWindow, task: TextTask, response: TextResponse
+) -> bool:
+    """Take a part of the answer; True when it is complete.
+
+    Raises:
+        ProtocolError: the response breaks RFC 7143, or the answer is longer than any honest one.
+    """
+    exchange = task.exchange
+    assert exchange is not None  # noqa: S101  (for mypy: start_text came before)
+    exchange.receive(response)
+    if exchange.finished:
+        task.pairs = exchange.pairs
+        return True
+    _send(connection, window, exchange)
+    return False
+
+
+def _send(connection: ConnectionMachine, window: CommandWindow, exchange: TextExchange) -> None:
+    for request in exchange.requests():
+        if window.open_slots:
+            request.cmd_sn = window.take()
+        else:
+            request.immediate = True
+            request.cmd_sn = window.cmd_sn
+        connection.send(request)

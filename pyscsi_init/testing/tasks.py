@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One SCSI task: from its command PDU, over its data-out, to its data-in and status.
+
+Owns DataSN, R2TSN, the data-out buffer and what a fault rule does with the command. The numbers of
+the session (CmdSN, StatSN, window) are written by the session when it sends; what the command means
+is execution.py's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..pdu import (
+    RESERVED_TAG,
+    DataIn,
+    DataOut,
+    ReadyToTransfer,
+    ScsiCommand,
+    ScsiResponse,
+    build_sense_segment,
+)
+from .commands import Command, address
+from .conditions import (
+    GOOD,
+    INCORRECT_AMOUNT_OF_DATA,
+    INVALID_FIELD_IN_CDB,
+    UNEXPECTED_UNSOLICITED_DATA,
+    Result,
+    SenseCode,
+)
+from .execution import check_condition, data_out_length, execute
+from .faults import WRITES, CommandFacts, Hold, Rule
+from .unit import LogicalUnit
+
+if TYPE_CHECKING:
+    from .session import Session
+
+MOST_DATA_OUT = 16 << 20
+"""More than any command may carry here (VPD B0h says 8 MiB); nothing is allocated beyond it."""
+
+
+@dataclass(slots=True)
+class Burst:
+    """One R2T that is being answered."""
+
+    offset: int
+    end: int
+    data_sn: int = 0
+
+
+class Task:
+    """One task of one session."""
+
+    def __init__(self, session: Session, pdu: ScsiCommand, lun: int | None) -> None:
+        self.session = session
+        self.initiator_task_tag = pdu.initiator_task_tag
+        self.cmd_sn = pdu.cmd_sn
+        self.cdb = pdu.cdb
+        self.lun = lun
+        self.lun_bytes = pdu.lun
+        self.unit: LogicalUnit | None = None
+        if session.target is not None and lun is not None:
+            self.unit = session.target.luns.get(lun)
+        self.expected = pdu.expected_data_transfer_length
+        self.read = pdu.read
+        self.write = pdu.write
+        self.ended = False
+        """No answer shall be sent any more."""
+        self.cancelled = False
+        """It shall not reach the medium any more."""
+        self._started = False
+        self._meant = data_out_length(self.unit, pdu.cdb)
+        """Bytes of data-out that the CDB means, whatever the initiator has."""
+        wanted = min(self.expected, self._meant) if pdu.write else 0
+        self._too_much = wanted > MOST_DATA_OUT
+        self._wanted = 0 if self._too_much else wanted
+        self._buffer = bytearray(self._wanted)
+        self._received = 0
+        self._unsolicited = pdu.write and not pdu.final
+        self._unsolicited_sn = 0
+        self._bursts: dict[int, Burst] = {}
+        self._next_offset = 0
+        self._r2t_sn = 0
+        self._data_sn = 0
+        self._failure: SenseCode | None = None
+        self._take_immediate(pdu)
+
+    # Data-out
+
+    def _take_immediate(self, pdu: ScsiCommand) -> None:
+        data = pdu.data
+        if not len(data):
+            return
+        parameters = self.session.parameters
+        if not parameters.immediate_data or len(data) > parameters.first_burst_length:
+            self._failure = UNEXPECTED_UNSOLICITED_DATA
+            return
+        self._store(0, data)
+
+    def _store(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        end = offset + len(data)
+        if end <= self._wanted:
+            self._buffer[offset:end] = data
+        elif offset < self._wanted:
+            self._buffer[offset:] = data[: self._wanted - offset]
+        self._received = max(self._received, end)
+
+    def start(self) -> None:
+        """The command is the next in order (RFC 7143 4.2.2.1)."""
+        self._started = True
+        self._advance()
+
+    def data_out(self, pdu: DataOut) -> None:
+        """Take one Data-Out PDU."""
+        if pdu.target_transfer_tag == RESERVED_TAG:
+            self._unsolicited_data(pdu)
+        else:
+            burst = self._bursts.get(pdu.target_transfer_tag)
+            if burst is None:
+                self.session.reject(pdu, 0x09)
+                return
+            if (
+                pdu.data_sn != burst.data_sn
+                or pdu.buffer_offset != burst.offset
+                or burst.offset + len(pdu.data) > burst.end
+            ):
+                self.fail(INCORRECT_AMOUNT_OF_DATA)
+                return
+            self._store(pdu.buffer_offset, pdu.data)
+            burst.data_sn += 1
+            burst.offset += len(pdu.data)
+            if pdu.final:
+                del self._bursts[pdu.target_transfer_tag]
+                if burst.offset != burst.end:
+                    self.fail(INCORRECT_AMOUNT_OF_DATA)
+                    return
+        if not self.ended:
+            self._advance()
+
+    def _unsolicited_data(self, pdu: DataOut) -> None:
+        parameters = self.session.parameters
+        if not self._unsolicited or parameters.initial_r2t:
+            self.fail(UNEXPECTED_UNSOLICITED_DATA)
+            return
+        end = pdu.buffer_offset + len(pdu.data)
+        if (
+            pdu.data_sn != self._unsolicited_sn
+            or pdu.buffer_offset != self._received
+            or end > parameters.first_burst_length
+        ):
+            self.fail(INCORRECT_AMOUNT_OF_DATA)
+            return
+        self._unsolicited_sn += 1
+        self._store(pdu.buffer_offset, pdu.data)
+        if pdu.final:
+            self._unsolicited = False
+            # RFC 7143 4.2.5.2: unsolicited data that is sent at all is sent to its full length
+            if end != min(parameters.first_burst_length, self.expected):
+                self.fail(INCORRECT_AMOUNT_OF_DATA)
+
+    def fail(self, code: SenseCode) -> None:
+        """The data is not what was agreed: end the task with CHECK CONDITION."""
+        if not self.ended:
+            self._bursts.clear()
+            self._respond(check_condition(code, descriptor=self._descriptor_sense))
+
+    @property
+    def _descriptor_sense(self) -> bool:
+        return self.session.settings.sense_format == "descriptor"
+
+    def _advance(self) -> None:
+        """Ask for more data, or carry the command out when all is there."""
+        if not self._started or self._unsolicited:
+            return
+        if self._failure is not None:
+            self.fail(self._failure)
+        elif self._too_much:
+            self.fail(INVALID_FIELD_IN_CDB)
+        elif self._received >= self._wanted:
+            self._ready()
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        parameters = self.session.parameters
+        self._next_offset = max(self._next_offset, self._received if not self._r2t_sn else 0)
+        while self._next_offset < self._wanted and (
+            len(self._bursts) < parameters.max_outstanding_r2t
+        ):
+            length = min(parameters.max_burst_length, self._wanted - self._next_offset)
+            tag = self.session.new_transfer_tag()
+            self._bursts[tag] = Burst(self._next_offset, self._next_offset + length)
+            self.session.send(
+                ReadyToTransfer(
+                    lun=self.lun_bytes,
+                    initiator_task_tag=self.initiator_task_tag,
+                    target_transfer_tag=tag,
+                    r2t_sn=self._r2t_sn,
+                    buffer_offset=self._next_offset,
+                    desired_data_transfer_length=length,
+                )
+            )
+            self._r2t_sn += 1
+            self._next_offset += length
+
+    # Carrying out
+
+    @property
+    def facts(self) -> CommandFacts:
+        """What fault rules look at."""
+        try:
+            lba, blocks = address(self.cdb)
+        except IndexError:
+            lba, blocks = 0, 0
+        return CommandFacts(
+            lun=-1 if self.lun is None else self.lun,
+            opcode=self.cdb[0],
+            lba=lba,
+            blocks=blocks,
+            initiator_name=self.session.nexus.initiator_name,
+            cdb=bytes(self.cdb),
+        )
+
+    def _ready(self) -> None:
+        faults = self.session.faults
+        rule = faults.match(self.facts) if faults.rules else None
+        if rule is None:
+            self._finish(self._execute())
+        else:
+            getattr(self, f"_on_{rule.kind}")(rule)
+
+    def _execute(self) -> Result:
+        target = self.session.target
+        command = Command(
+            cdb=self.cdb,
+            nexus=self.session.nexus,
+            data_out=self._buffer,
+            lun=self.lun or 0,
+            luns=() if target is None else list(target.luns),
+        )
+        return execute(self.unit, command, descriptor=self._descriptor_sense)
+
+    def _finish(self, result: Result) -> None:
+        unit = self.unit
+        if not result.flush or unit is None:
+            self._respond(result)
+        elif unit.disk.flush_blocks:
+            self.session.server.in_thread(unit.disk.flush, lambda: self._respond(result))
+        else:
+            unit.disk.flush()
+            self._respond(result)
+
+    def _on_hold(self, rule: Hold) -> None:
+        self._begin()
+        rule.add(self._land)
+
+    def _on_delay(self, rule: Rule) -> None:
+        self._begin()
+        self.session.server.after(rule.arguments["seconds"], self._land)
+
+    def _on_answer_late(self, rule: Rule) -> None:
+        result = self._execute()
+        self.session.server.after(rule.arguments["seconds"], lambda: self._finish(result))
+
+    def _on_never_answer(self, rule: Rule) -> None:
+        if rule.arguments["carry_out"]:
+            self._execute()
+
+    def _on_status(self, rule: Rule) -> None:
+        self._respond(Result(status=rule.arguments["status"]))
+
+    def _on_check_condition(self, rule: Rule) -> None:
+        self._respond(
+            check_condition(
+                rule.arguments["sense"],
+                information=rule.arguments["information"],
+                descriptor=self._descriptor_sense,
+            )
+        )
+
+    def _on_response(self, rule: Rule) -> None:
+        self._respond(Result(), response=rule.arguments["response"])
+
+    def _on_reject(self, rule: Rule) -> None:
+        self.session.forget(self)
+        self.session.reject_header(self.command_header, rule.arguments["reason"])
+
+    def _on_drop(self, rule: Rule) -> None:
+        if rule.arguments["carry_out"]:
+            self._execute()
+        self.session.drop()
+
+    def _on_short_data(self, rule: Rule) -> None:
+        result = self._execute()
+        if result.status == GOOD:
+            result.data = result.data[: max(0, len(result.data) - rule.arguments["missing"])]
+        self._respond(result)
+
+    command_header: bytes = b""
+    """The BHS as it arrived, for a Reject."""
+
+    def _begin(self) -> None:
+        if self.unit is not None:
+            self.unit.begin(self)
+
+    def _land(self) -> None:
+        """What was held back happens now, whatever has become of the session meanwhile."""
+        result = None if self.cancelled else self._execute()
+        if self.unit is not None:
+            self.unit.end(self)
+        if result is not None:
+            self._finish(result)
+
+    @property
+    def changes_medium(self) -> bool:
+        """True for commands that a reset has to wait for."""
+        return self.cdb[0] in WRITES
+
+    def abort(self, *, cancel: bool) -> None:
+        """Send no answer any more; with ``cancel`` do not reach the medium any more either."""
+        self.ended = True
+        self._bursts.clear()
+        self.session.forget(self)
+        if cancel and not self.cancelled:
+            self.cancelled = True
+            if self.unit is not None:
+                self.unit.end(self)
+
+    # Data-in and status
+
+    def _respond(self, result: Result, *, response: int = 0) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        session = self.session
+        # The window opens with the very PDU that ends the task.
+        session.forget(self)
+        status: dict[str, Any] = {}
+        data = result.data
+        if self.write and not self.read:
+            self._residual(status, self._meant)
+            data = b""
+        else:
+            room = self.expected if self.read else 0
+            self._residual(status, max(len(data), 0 if self.read else self._meant))
+            data = data[:room]
+        if len(data) and result.status == GOOD and not response:
+            status["status"] = result.status
+            if self._send_data(data, status):
+                return
+        segment = build_sense_segment(result.sense) if result.sense else b""
+        session.send(
+            ScsiResponse(
+                initiator_task_tag=self.initiator_task_tag,
+                response=response,
+                exp_data_sn=self._data_sn,
+                data=segment,
+                **{**status, "status": result.status},
+            )
+        )
+
+    def _residual(self, fields: dict[str, Any], actual: int) -> None:
+        expected = self.expected if self.read or self.write else 0
+        if actual > expected:
+            fields.update(residual_overflow=True, residual_count=actual - expected)
+        elif actual < expected:
+            fields.update(residual_underflow=True, residual_count=expected - actual)
+
+    def _send_data(self, data: bytes | memoryview, status: dict[str, Any]) -> bool:
+        """Send all Data-In PDUs; True when the last one carried the status."""
+        session = self.session
+        parameters, settings = session.parameters, session.settings
+        segment = min(
+            parameters.initiator_max_recv_data_segment_length, settings.max_data_in_segment
+        )
+        view, burst, offset, total = memoryview(data), parameters.max_burst_length, 0, len(data)
+        collapse = settings.phase_collapse
+        while offset < total:
+            end = min(offset + segment, total, (offset // burst + 1) * burst)
+            pdu = DataIn(
+                initiator_task_tag=self.initiator_task_tag,
+                data_sn=self._data_sn,
+                buffer_offset=offset,
+                final=end == total or end % burst == 0,
+                data=view[offset:end],
+            )
+            if end == total and collapse:
+                pdu.status_present = True
+                for name, value in status.items():
+                    setattr(pdu, name, value)
+            session.send(pdu)
+            self._data_sn += 1
+            offset = end
+        return collapse

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real sockets: the only folder that touches the network."""
+
+from .initiator_name import host_initiator_name
+from .reactor import Reactor, Timer, open_reactor
+from .session import Session, SessionStatistics, open_session
+
+__all__ = [
+    "Reactor",
+    "Session",
+    "SessionStatistics",
+    "Timer",
+    "host_initiator_name",
+    "open_reactor",
+    "open_session",
+]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which portal to log in at: several in order, redirects, and one second try with CHAP's MD5.
+
+A plan is made once a session. ``attempts`` gives the portals to try for one login, and what a failure
+means for the rest of it is decided in ``next_step``: synchronous, without I/O, so it is tested as a
+table. The session does the connecting.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import (
+    AuthenticationFailed,
+    ConnectError,
+    InvalidUrl,
+    IscsiError,
+    LoginError,
+    LoginRedirected,
+    ProtocolError,
+    TargetAuthenticationFailed,
+)
+from ..names import Portal
+from ..secret import Chap
+
+MAX_REDIRECTS = 5
+"""RFC 7143 sets no limit; a loop between two portals must end."""
+
+MD5_ONLY = (5,)
+
+
+class Step(enum.Enum):
+    """What to do after a failed attempt."""
+
+    NEXT_PORTAL = enum.auto()
+    FOLLOW = enum.auto()
+    AGAIN_WITH_MD5 = enum.auto()
+    GIVE_UP = enum.auto()
+
+
+class LoginPlan:
+    """The portals of one target and what was learnt of them.
+
+    A temporary redirect holds for one login; a permanent one replaces the portal it came from
+    (RFC 7143 11.13.5).
+    """
+
+    def __init__(self, portals: Sequence[Portal], chap: Chap | None) -> None:
+        self.portals = list(portals)
+        self.chap = chap
+        self.redirects = 0
+        self.target: Portal | None = None
+        """Where a redirect that is to be followed leads."""
+
+    def start(self) -> None:
+        """A new login begins."""
+        self.redirects = 0
+        self.target = None
+
+    def next_step(self, portal: Portal, error: IscsiError, algorithm: int | None) -> Step:
+        """What follows from ``error`` at ``portal``; ``algorithm`` is the CHAP_A that was chosen."""
+        if isinstance(error, LoginRedirected):
+            self.redirects += 1
+            self.target = _first_portal(error.addresses)
+            if self.target is None or self.redirects > MAX_REDIRECTS:
+                return Step.GIVE_UP
+            if error.permanent and portal in self.portals:
+                self.portals[self.portals.index(portal)] = self.target
+            return Step.FOLLOW
+        if isinstance(error, AuthenticationFailed):
+            chap = self.chap
+            if chap is not None and chap.algorithms != MD5_ONLY and 5 in chap.algorithms:
+                # Targets exist that take 7 and mean SHA1 by it, and some that refuse a list.
+                if algorithm != 5:
+                    self.chap = replace(chap, algorithms=MD5_ONLY)
+                    return Step.AGAIN_WITH_MD5
+            return Step.GIVE_UP
+        if isinstance(error, (TargetAuthenticationFailed, ProtocolError)):
+            return Step.GIVE_UP
+        if isinstance(error, (ConnectError, LoginError)):
+            return Step.NEXT_PORTAL
+        return Step.GIVE_UP
+
+
+def _first_portal(addresses: Sequence[str]) -> Portal | None:
+    for address in addresses:
+        try:
+            return Portal.parse(address)
+        except InvalidUrl:
+            continue
+    return None
+
+
+def combined(errors: Sequence[IscsiError]) -> IscsiError:
+    """One error for a login that failed at every portal: the only one, or all in one sentence."""
+    if len(errors) == 1:
+        return errors[0]
+    # The most telling one decides the class: a portal that answered knows more than a silent one.
+    telling = next((error for error in errors if isinstance(error, LoginError)), errors[0])
+    texts = "; ".join(dict.fromkeys(str(error) for error in errors))
+    message = f"no portal of {len(errors)} let us in: {texts}"
+    if type(telling) is ConnectError:
+        return ConnectError(message, portal=telling.portal, reason=telling.reason)
+    telling.args = (message,)
+    return telling

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes between one socket and one session machine. The only place that reads and writes it.
+
+A readable socket is read until it is empty, every whole PDU in the buffer is handled, and all PDUs
+that this made leave in one sendmsg. A read that returns less than it could has emptied the socket,
+so no system call is spent on hearing EAGAIN.
+
+INVARIANT: nothing but ``flush`` writes the socket, and it only writes what the machine queued, in
+order; a partial write stays queued. So no PDU is torn, whoever is cancelled.
+(tests/pyscsi_init/transport/test_pump.py)
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from ..session import SessionMachine
+from .reactor import Reactor
+
+MAX_READS = 16
+"""Reads per wake-up, so that one busy session does not starve the others on the loop."""
+
+
+class Pump:
+    """The socket of one connection, from the moment TCP is up until ``close``."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        machine: SessionMachine,
+        settle: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._machine = machine
+        self._settle = settle
+        self._writing = False
+        self.closed = False
+        reactor.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        machine = self._machine
+        now = self._reactor.now()
+        for _ in range(MAX_READS):
+            buffer = machine.receive_buffer()
+            try:
+                count = self._sock.recv_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                machine.connection_failed(f"the connection broke ({error.strerror})", now)
+                break
+            if count == 0:
+                machine.receive_eof(now)
+                break
+            machine.bytes_received(count, now)
+            if machine.connection is None or count < len(buffer):
+                break
+        self._settle()
+
+    def flush(self) -> None:
+        """Send what is queued, as much as the socket takes; the rest when it is writable again."""
+        machine = self._machine
+        while not self.closed and (buffers := machine.data_to_send()):
+            try:
+                count = self._sock.sendmsg(buffers)
+            except (BlockingIOError, InterruptedError):
+                if not self._writing:
+                    self._writing = True
+                    self._reactor.add_writer(self._fd, self._writable)
+                return
+            except OSError as error:
+                machine.connection_failed(
+                    f"the connection broke ({error.strerror})", self._reactor.now()
+                )
+                break
+            machine.bytes_sent(count)
+        if self._writing:
+            self._writing = False
+            self._reactor.remove_writer(self._fd)
+
+    def _writable(self) -> None:
+        self.flush()
+        self._settle()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._reactor.remove_reader(self._fd)
+        if self._writing:
+            self._writing = False
+            self._reactor.remove_writer(self._fd)
+        self._sock.close()

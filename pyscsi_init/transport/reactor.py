@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptor callbacks and timers over trio, asyncio or uvloop: what drives the data path.
+
+A callback per readable descriptor costs far less than a task that waits for it: no task switch and
+no object per I/O. Sockets and /dev/fuse are driven by the same reactor, so that one wake-up can
+drain both. Whatever a callback raises ends the ``open_reactor`` block: a data path with a bug in it
+must not go on half alive.
+
+``at_end_of_turn`` is how sends are coalesced: a function given to it during a callback runs once,
+after that callback, so all PDUs that one wake-up made leave in one system call. Outside of a
+callback it runs at once: a lone caller does not wait for a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import anyio
+import sniffio
+import trio
+
+Callback = Callable[[], None]
+
+
+class Timer(Protocol):
+    """A call that will be made, unless cancelled."""
+
+    def cancel(self) -> None:
+        """Do not make the call. Does nothing once it was made."""
+
+
+class Reactor(ABC):
+    """Callbacks on the event loop's thread. Only to be used from that thread."""
+
+    def __init__(self) -> None:
+        self._in_callback = False
+        self._end_of_turn: dict[Callback, None] = {}
+
+    @abstractmethod
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+
+    @abstractmethod
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call ``callback`` while ``fd`` is readable, until ``remove_reader``."""
+
+    @abstractmethod
+    def remove_reader(self, fd: int) -> None:
+        """Call no more; before the descriptor is closed. Unknown descriptors are ignored."""
+
+    @abstractmethod
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        """Call ``callback`` while ``fd`` is writable, until ``remove_writer``."""
+
+    @abstractmethod
+    def remove_writer(self, fd: int) -> None:
+        """The counterpart of ``add_writer``."""
+
+    @abstractmethod
+    def call_at(self, deadline: float, callback: Callback) -> Timer:
+        """Call ``callback`` once when ``now()`` has reached ``deadline``."""
+
+    @abstractmethod
+    def call_soon(self, callback: Callback) -> None:
+        """Call ``callback`` once, soon, from the loop."""
+
+    @abstractmethod
+    def spawn(self, function: Callable[[], Any]) -> None:
+        """Run a coroutine function as a task that ends with the reactor."""
+
+    def at_end_of_turn(self, callback: Callback) -> None:
+        """Call ``callback`` once after the present callback of the reactor; at once outside of one."""
+        if self._in_callback:
+            self._end_of_turn[callback] = None
+        else:
+            callback()
+
+    def run_callback(self, callback: Callback) -> None:
+        """Run a callback as a turn of its own, with what it leaves for the end of it."""
+        self._in_callback = True
+        try:
+            callback()
+            while self._end_of_turn:
+                later, _ = self._end_of_turn.popitem()
+                later()
+        finally:
+            self._in_callback = False
+
+
+class AsyncioReactor(Reactor):
+    """Over asyncio's own readers and timers; uvloop is the same interface, faster."""
+
+    def __init__(self, group: anyio.abc.TaskGroup) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._group = group
+        self._readers: set[int] = set()
+        self._writers: set[int] = set()
+        self.failure: BaseException | None = None
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def _guarded(self, callback: Callback) -> None:
+        try:
+            self.run_callback(callback)
+        except BaseException as error:  # noqa: BLE001  (raised again where the reactor was opened)
+            if self.failure is None:
+                self.failure = error
+            self._group.cancel_scope.cancel()
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        self._readers.add(fd)
+        self._loop.add_reader(fd, self._guarded, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        self._readers.discard(fd)
+        self._loop.remove_reader(fd)
+
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        self._writers.add(fd)
+        self._loop.add_writer(fd, self._guarded, callback)
+
+    def remove_writer(self, fd: int) -> None:
+        self._writers.discard(fd)
+        self._loop.remove_writer(fd)
+
+    def call_at(self, deadline: float, callback: Callback) -> Timer:
+        return self._loop.call_at(deadline, self._guarded, callback)
+
+    def call_soon(self, callback: Callback) -> None:
+        self._loop.call_soon(self._guarded, callback)
+
+    def spawn(self, function: Callable[[], Any]) -> None:
+        self._group.start_soon(function)
+
+    def close(self) -> None:
+        """Forget every descriptor that is left."""
+        for fd in list(self._readers):
+            self.remove_reader(fd)
+        for fd in list(self._writers):
+            self.remove_writer(fd)
+
+
+class _TrioTimer:
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+class TrioReactor(Reactor):
+    """Over trio: one small task per descriptor and per timer, none per I/O."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self._nursery = nursery
+        self._readers: dict[int, trio.CancelScope] = {}
+        self._writers: dict[int, trio.CancelScope] = {}
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    async def _watch(
+        self, wait: Callable[[int], Any], fd: int, callback: Callback, scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            # Asked before every wait: the descriptor may be closed as soon as it was removed.
+            while not scope.cancel_called:
+                await wait(fd)
+                if not scope.cancel_called:
+                    self.run_callback(callback)
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        self.remove_reader(fd)
+        scope = self._readers[fd] = trio.CancelScope()
+        self._nursery.start_soon(self._watch, trio.lowlevel.wait_readable, fd, callback, scope)
+
+    def remove_reader(self, fd: int) -> None:
+        scope = self._readers.pop(fd, None)
+        if scope is not None:
+            scope.cancel()
+
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        self.remove_writer(fd)
+        scope = self._writers[fd] = trio.CancelScope()
+        self._nursery.start_soon(self._watch, trio.lowlevel.wait_writable, fd, callback, scope)
+
+    def remove_writer(self, fd: int) -> None:
+        scope = self._writers.pop(fd, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep_until(deadline)
+            self.run_callback(callback)
+
+    def call_at(self, deadline: float, callback: Callback) -> Timer:
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._sleep, deadline, callback, scope)
+        return _TrioTimer(scope)
+
+    def call_soon(self, callback: Callback) -> None:
+        async def soon() -> None:
+            await trio.lowlevel.checkpoint()
+            self.run_callback(callback)
+
+        self._nursery.start_soon(soon)
+
+    def spawn(self, function: Callable[[], Any]) -> None:
+        self._nursery.start_soon(function)
+
+
+@contextlib.asynccontextmanager
+async def open_reactor() -> AsyncIterator[Reactor]:
+    """A reactor on the loop that runs now; everything it started ends with the block.
+
+    An exception of the block leaves it as it is, not wrapped in a group: the tasks in here are
+    nobody's business. A callback that fails cancels the block and its error is raised instead.
+    """
+    error: BaseException | None = None
+    if sniffio.current_async_library() == "trio":
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    yield TrioReactor(nursery)
+                except BaseException as raised:  # noqa: BLE001  (raised again below)
+                    error = raised
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+    else:
+        reactor: AsyncioReactor | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                reactor = AsyncioReactor(tasks)
+                try:
+                    yield reactor
+                except BaseException as raised:  # noqa: BLE001  (raised again below)
+                    error = raised
+                finally:
+                    reactor.close()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        if reactor is not None and reactor.failure is not None:
+            raise reactor.failure
+    if error is not None:
+        raise error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a group of tasks ended with; the others are its consequences."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TCP connections to portals: addresses, deadlines, socket options, and errors a person can read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+import anyio
+
+from ..errors import ConnectError
+from ..names import Portal
+
+_REMEDIES = {
+    errno.ECONNREFUSED: "nothing listens there: check address and port, and that the target runs",
+    errno.EHOSTUNREACH: "no route to that host",
+    errno.ENETUNREACH: "no route to that network",
+    errno.ETIMEDOUT: "no answer: a firewall, a wrong address, or the host is down",
+    errno.ECONNRESET: "the other side closed the connection at once",
+}
+
+
+async def connect(portal: Portal, timeout: float) -> socket.socket:
+    """A connected, non-blocking socket to ``portal``.
+
+    Names are resolved anew at every call, so a target that moves in the DNS is found again; all
+    addresses are tried in order, within ``timeout`` seconds together.
+
+    Raises:
+        ConnectError: no address took the connection in time.
+
+    Cancellation: no socket is left open.
+    """
+    reason = "no answer: a firewall, a wrong address, or the host is down"
+    with anyio.move_on_after(timeout):
+        try:
+            addresses = await anyio.getaddrinfo(portal.host, portal.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(
+                f"portal {portal}: the host name does not resolve ({error})",
+                portal=str(portal),
+                reason="unresolved",
+            ) from error
+        for family, kind, protocol, _, address in addresses:
+            try:
+                return await _connect_one(family, kind, protocol, address)
+            except OSError as error:
+                code = error.errno or 0
+                reason = _REMEDIES.get(code, os.strerror(code) if code else str(error))
+        raise ConnectError(f"portal {portal}: {reason}", portal=str(portal), reason=reason)
+    raise ConnectError(
+        f"portal {portal}: no TCP connection within {timeout:g} s; {reason}",
+        portal=str(portal),
+        reason="timeout",
+    )
+
+
+async def _connect_one(family: int, kind: int, protocol: int, address: object) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        _set_options(sock)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(address)  # type: ignore[arg-type]
+        await anyio.wait_writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        if sock.getsockname() == sock.getpeername():
+            # A connect to a free ephemeral port on this host can meet itself.
+            raise OSError(errno.ECONNREFUSED, "connected to itself")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_options(sock: socket.socket) -> None:
+    # A PDU must not wait for the acknowledgement of the one before.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Buffer sizes are left to the kernel: setting them switches its autotuning off.

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol core does no I/O, reads no clock and draws no random number.
+
+What it needs of them comes in as arguments, and what it has to say goes out as return values: that
+is why every recovery path can be tested without a socket and without waiting.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from tests.support.source import called_name, calls, imports, name_of, python_files, tree_of
+
+FOLDERS = tuple(f"pyscsi_init/{name}" for name in ("pdu", "scsi", "login", "connection", "session"))
+
+FORBIDDEN_MODULES = {
+    "anyio",
+    "asyncio",
+    "io",
+    "logging",
+    "multiprocessing",
+    "os",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "signal",
+    "sniffio",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+    "trio",
+    "uuid",
+    "uvloop",
+}
+
+FORBIDDEN_CALLS = {"open", "print", "input", "datetime.now", "datetime.datetime.now"}
+
+
+def test_no_forbidden_import() -> None:
+    found = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in python_files(*FOLDERS)
+        for line, name in imports(path)
+        if name.split(".")[0] in FORBIDDEN_MODULES
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_forbidden_call() -> None:
+    found = [
+        f"{name_of(path)}:{call.lineno} calls {called_name(call)}"
+        for path in python_files(*FOLDERS)
+        for call in calls(path)
+        if called_name(call) in FORBIDDEN_CALLS
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_coroutine() -> None:
+    found = [
+        f"{name_of(path)}:{node.lineno} is async"
+        for path in python_files(*FOLDERS)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.AsyncFunctionDef | ast.AsyncWith | ast.AsyncFor | ast.Await)
+    ]
+    assert not found, "\n".join(found)

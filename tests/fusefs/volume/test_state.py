@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State files: a round trip, replaced whole or not at all; a damaged one is never guessed at."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fusefs.process.launch import WorkerIdentity
+from fusefs.spec import VolumeSpec
+from fusefs.volume.state import (
+    STATE_VERSION,
+    Bind,
+    StateUnreadable,
+    VolumeState,
+    boot_id,
+    load_state,
+    save_state,
+    write_json,
+)
+
+SPEC = VolumeSpec(name="data", url="iscsi://127.0.0.1/iqn.2026-01.com.example:disk1/1")
+FULL = VolumeState(
+    spec=SPEC,
+    phase="mounted",
+    boot_id=boot_id(),
+    worker=WorkerIdentity(123, 456),
+    facts={"size_bytes": 1 << 30, "identity": {"text": "naa.6000"}},
+    loop={"path": "/dev/loop7", "number": 7, "diskseq": 99},
+    mountpoint="/mnt/data",
+    binds=(Bind("/srv/a", False), Bind("/srv/b", True)),
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    assert load_state(path) is None
+    save_state(path, FULL)
+    loaded = load_state(path)
+    assert loaded is not None
+    assert loaded.to_json() == FULL.to_json()
+    assert loaded.worker == FULL.worker
+    assert loaded.binds == FULL.binds
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    save_state(path, FULL)
+    with pytest.raises(TypeError):
+        write_json(path, {"not json": object()})
+    loaded = load_state(path)
+    assert loaded is not None
+    assert loaded.to_json() == FULL.to_json()
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        json.dumps({**FULL.to_json(), "version": STATE_VERSION + 1}),
+        json.dumps({**FULL.to_json(), "phase": "dancing"}),
+        json.dumps({**FULL.to_json(), "worker": {"pid": "x", "start_time": 1}}),
+        json.dumps({**FULL.to_json(), "binds": [{}]}),
+        json.dumps({**FULL.to_json(), "spec": {"url": "nonsense"}}),
+        json.dumps({key: value for key, value in FULL.to_json().items() if key != "facts"}),
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    ],
+)
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StateUnreadable):
+        load_state(path)
+
+
+def test_an_attached_spec_holds_no_secret_field() -> None:
+    text = json.dumps(FULL.to_json()).lower()
+    assert "secret" not in text
+    assert "chap" not in text

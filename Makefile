@@ -44,6 +44,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+	$(BIN)/mypy --strict -p tests.support -p tests.architecture -m tests.conftest
 
 bench: venv
 	$(BIN)/python -m benchmarks.run

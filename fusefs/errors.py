@@ -9,7 +9,7 @@ about volumes::
     ├── InvalidSpec              you: a value of a volume that cannot work
     ├── NotAllowed               you: not root, no device node, a capability that is missing
     ├── HostError                this host refused or failed
-    │   ├── CommandFailed        a program of the system (command, exit status, last lines of output)
+    │   ├── CommandFailed        a program of the system (command, exit status, end of output)
     │   │   └── FormatFailed     mkfs
     │   ├── CallFailed           a system call (call, path, errno, what the kernel logged)
     │   │   └── MountFailed      mount(2)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 MAJOR = 7
 MINOR = 38
-"""The newest minor version whose structures are written here; the kernel's may be older or newer."""
+"""The version whose structures are written here; the kernel's may be older or newer."""
 OLDEST_MINOR = 31
 """Linux 5.4. Older kernels lack MAX_PAGES or explicit invalidation, or both."""
 
@@ -26,7 +26,7 @@ MIN_READ_BUFFER = 8192
 
 MAX_PAGES = 256
 MAX_WRITE = MAX_PAGES * PAGE
-"""The most that one request carries: the kernel's own limit for servers without privilege to raise."""
+"""The most that one request carries: what the kernel allows unless an administrator raised it."""
 
 UNIQUE_RESEND = 1 << 63
 """Set in ``unique`` of a request that the kernel sends again; echoed like the rest of it."""

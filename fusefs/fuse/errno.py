@@ -2,8 +2,8 @@
 """Our errors as errno: the one seam where what went wrong below becomes a number for the kernel.
 
 The table is read from the error's own class upwards, so a new subclass gets its parent's number and
-anything unknown EIO. Above us stands usually a loop device, which knows three answers: ENOSPC,
-EOPNOTSUPP ("do not ask again") and "an I/O error". So EOPNOTSUPP never stands for a passing trouble.
+anything unknown EIO. Above us stands mostly a loop device, which knows three answers: ENOSPC,
+EOPNOTSUPP ("do not ask again") and "an I/O error". So EOPNOTSUPP never stands for passing trouble.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 """Whether a device is blank: read, not guessed.
 
 "No signature was recognised" has been taken for "empty" by others, and disks with data were
-formatted: a read error gives no signature either, and so does a filesystem whose first superblock is
-lost but whose data is whole. Here blank means that bytes were read through the device, past the page
-cache, without an error, and every one of them is zero: the first 4 MiB, the last 1 MiB, the places
-of backup superblocks (ext2/3/4 of every block size, btrfs mirrors, the usual XFS allocation groups),
-and samples spread over the rest.
+formatted: a read error gives no signature either, and so does a filesystem whose first
+superblock is lost but whose data is whole. Here blank means that bytes were read through the
+device, past the page cache, without an error, and every one of them is zero: the first 4 MiB,
+the last 1 MiB, the places of backup superblocks (ext2/3/4 of every block size, btrfs mirrors,
+the usual XFS allocation groups), and samples spread over the rest.
 
 It also recognises ext backup superblocks by their fields, since libblkid looks at the first only.
 """
@@ -105,7 +105,7 @@ class DirectReader:
 
 
 def _busy(device: str) -> DeviceBusy:
-    number = os.stat(device).st_rdev
+    number = Path(device).stat().st_rdev
     return DeviceBusy(
         device,
         users=device_users(device),
@@ -142,12 +142,12 @@ def positions(size: int) -> Iterator[tuple[int, int]]:
     groups = -(-(size // 4096) // _XFS_DEFAULT_GROUPS) * 4096
     single = {
         *ext_backup_positions(size),
-        *(mirror + 0 for mirror in _BTRFS_MIRRORS),
+        *_BTRFS_MIRRORS,
         *(groups * number for number in range(1, _XFS_DEFAULT_GROUPS)),
         *(size // SAMPLES * number // 4096 * 4096 for number in range(1, SAMPLES)),
     }
     for offset in sorted(single):
-        if HEAD_BYTES <= offset and offset + SAMPLE_BYTES <= size - TAIL_BYTES:
+        if offset >= HEAD_BYTES and offset + SAMPLE_BYTES <= size - TAIL_BYTES:
             yield offset, SAMPLE_BYTES
 
 
@@ -187,7 +187,9 @@ def find_ext_backups(reader: DirectReader) -> list[Signature]:
                     usage="backup",
                     offset=offset,
                     uuid="-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:])),
-                    label=block[_EXT_LABEL : _EXT_LABEL + 16].rstrip(b"\0").decode("utf-8", "replace"),
+                    label=block[_EXT_LABEL : _EXT_LABEL + 16]
+                    .rstrip(b"\0")
+                    .decode("utf-8", "replace"),
                 )
             )
     return found

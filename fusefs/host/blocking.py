@@ -53,7 +53,9 @@ def assert_off_loop(what: str) -> None:
     """
     kind = running_loop()
     if kind:
-        raise RuntimeError(f"{what} blocks and was called on the {kind} thread; use a worker thread")
+        raise RuntimeError(
+            f"{what} blocks and was called on the {kind} thread; use a worker thread"
+        )
 
 
 def blocking(function: Callable[P, T]) -> Callable[P, T]:
@@ -80,7 +82,7 @@ def bounded(what: str, timeout_s: float, function: Callable[[], T], *, remedy: s
     def run() -> None:
         try:
             results.append(function())
-        except BaseException as fault:  # noqa: BLE001 - raised again in the caller's thread
+        except BaseException as fault:
             faults.append(fault)
         finally:
             done.set()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who keeps a mount or a device busy.
 
-"Target is busy" without a name sends people to lsof; this names them. Everything is read from /proc
-by readlink and by reading fdinfo, which never enter the filesystem in question: a mount whose server
-is dead can be asked about too. Processes in other mount namespaces (containers) are found by their
-own mount table. The answer is a hint for a person: what ends while we look is left out, and so is
-what this process may not see.
+"Target is busy" without a name sends people to lsof; this names them. Everything is read from
+/proc by readlink and by reading fdinfo, which never enter the filesystem in question: a mount
+whose server is dead can be asked about too. Processes in other mount namespaces (containers)
+are found by their own mount table. The answer is a hint for a person: what ends while we look
+is left out, and so is what this process may not see.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def device_mounts(major: int, minor: int) -> list[str]:
 
     Compared by source as well: btrfs shows an anonymous device number.
     """
-    source = os.path.basename(_readlink(f"/sys/dev/block/{major}:{minor}"))
+    source = _readlink(f"/sys/dev/block/{major}:{minor}").rpartition("/")[2]
     found: dict[str, None] = {}
     seen: set[str] = set()
     for pid in ["self", *_pids()]:
@@ -159,19 +159,19 @@ def _mapped_files(pid: str) -> list[str]:
 
 
 def _pids() -> list[str]:
-    return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    return [entry for entry in _listdir("/proc") if entry.isdigit()]
 
 
 def _listdir(path: str) -> list[str]:
     try:
-        return os.listdir(path)
+        return [entry.name for entry in Path(path).iterdir()]
     except OSError:
         return []
 
 
 def _readlink(path: str) -> str:
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""
 

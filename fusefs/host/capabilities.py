@@ -82,6 +82,6 @@ def _fuse_control_allowed() -> bool:
 
 def _is_character_device(path: str) -> bool:
     try:
-        return stat.S_ISCHR(os.stat(path).st_mode)
+        return stat.S_ISCHR(Path(path).stat().st_mode)
     except OSError:
         return False

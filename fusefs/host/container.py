@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small container without a container engine, for the demo and for hosts that have none.
 
-It gives a program what makes a volume worth showing: a mount namespace, a root filesystem of its own
-and the volume in it. It is no sandbox: same user, same network, all capabilities. The root is built
-from a static busybox; the work inside the namespaces is `container_init`, a program of its own.
+It gives a program what makes a volume worth showing: a mount namespace, a root filesystem of
+its own and the volume in it. It is no sandbox: same user, same network, all capabilities. The
+root is built from a static busybox; the work inside the namespaces is `container_init`, a
+program of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusefs.errors import CallFailed, CommandFailed, NotAllowed
+from fusefs.host import mountinfo
 from fusefs.host.run import KILL_GRACE_S, require_program, run
 
 _DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "tmp", "usr/bin", "usr/sbin", "sbin", "var")
@@ -41,7 +43,8 @@ class Container:
 
     process: subprocess.Popen[bytes]
     rootfs: str
-    _owns_rootfs: bool = field(default=True, repr=False)
+    _owns_rootfs: bool = field(repr=False)
+    _lifeline: int | None = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -66,11 +69,15 @@ class Container:
         if self.process.poll() is None:
             self.process.kill()
         status = self.process.wait(KILL_GRACE_S)
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
-        if self._owns_rootfs:
-            # Its mounts lay in its own namespace; on the host these are plain files.
+        if self._owns_rootfs and not _mounts_in(self.rootfs):
+            # Its mounts lay in its own namespace; on the host these are plain files. A mount that
+            # somebody made here meanwhile would be emptied with them, hence the look.
             shutil.rmtree(self.rootfs, ignore_errors=True)
         return status
 
@@ -116,8 +123,10 @@ def start(
     terminal: bool = False,
 ) -> Container:
     """Run ``argv`` in a new container; see ``Host.start_container``."""
-    if not (Path(rootfs) / "bin").exists():
+    fresh = not (Path(rootfs) / "bin").exists()
+    if fresh:
         make_rootfs(rootfs)
+    theirs, ours = os.pipe2(os.O_CLOEXEC)
     config = {
         "rootfs": os.path.realpath(rootfs),
         "binds": [[os.path.realpath(b.source), b.target, b.read_only] for b in binds],
@@ -125,15 +134,29 @@ def start(
         "directory": directory,
         "argv": list(argv),
         "environment": _ENVIRONMENT,
-        "parent": os.getpid(),
+        "lifeline": theirs,
     }
     program = str(Path(__file__).with_name("container_init.py"))
     command = (sys.executable, "-I", "-S", program, json.dumps(config))
     pipe = None if terminal else subprocess.PIPE
     try:
         process = subprocess.Popen(
-            command, stdin=None if terminal else subprocess.DEVNULL, stdout=pipe, stderr=pipe
+            command,
+            stdin=None if terminal else subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=(theirs,),
         )
     except OSError as fault:
+        os.close(ours)
         raise CommandFailed(command[:4], exit_status=None, output=str(fault)) from fault
-    return Container(process, config["rootfs"])  # type: ignore[arg-type]
+    finally:
+        os.close(theirs)
+    return Container(process, str(config["rootfs"]), fresh, ours)
+
+
+def _mounts_in(directory: str) -> bool:
+    return any(
+        entry.mountpoint == directory or entry.mountpoint.startswith(directory + "/")
+        for entry in mountinfo.read()
+    )

@@ -13,8 +13,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 CLONE_NEWNS = 0x00020000
@@ -63,11 +65,12 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str = 
 
 def bind(source: str, target: str, read_only: bool) -> None:
     """Bind ``source``, after making a target of its kind."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
+    place = Path(target)
+    if Path(source).is_dir():
+        place.mkdir(parents=True, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o644))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
     mount(source, target, None, MS_BIND | MS_REC)
     if read_only:
         mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
@@ -78,10 +81,10 @@ def enter(config: dict[str, Any]) -> NoReturn:
     root = config["rootfs"]
     mount(root, root, None, MS_BIND | MS_REC)
     for source, target, read_only in config["binds"]:
-        bind(source, os.path.join(root, target.lstrip("/")), read_only)
+        bind(source, f"{root}/{target}", read_only)
     for name in _DEVICES:
-        bind(f"/dev/{name}", os.path.join(root, "dev", name), False)
-    mount("proc", os.path.join(root, "proc"), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        bind(f"/dev/{name}", f"{root}/dev/{name}", False)
+    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     hostname = config["hostname"].encode()
     check(libc.sethostname(hostname, len(hostname)), "sethostname")
     os.chdir(root)
@@ -90,7 +93,7 @@ def enter(config: dict[str, Any]) -> NoReturn:
     check(libc.syscall(_pivot_root_number(), b".", b"."), "pivot_root")
     check(libc.umount2(b".", MNT_DETACH), "umount the old root")
     os.chdir(config["directory"])
-    os.execvpe(config["argv"][0], config["argv"], config["environment"])
+    os.execvpe(config["argv"][0], config["argv"], config["environment"])  # noqa: S606
     raise AssertionError("unreachable")
 
 
@@ -100,26 +103,31 @@ def _pivot_root_number() -> int:
 
 
 def main() -> int:
-    """Make the namespaces, start the inner process, wait for it."""
+    """Make the namespaces, start the inner process, wait for it or for the end of our parent."""
     config = json.loads(sys.argv[1])
-    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-    if os.getppid() != config["parent"]:
-        return SETUP_FAILED  # it died before we asked to be told
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
     check(libc.unshare(flags), "unshare")
     # slave: an unmount on the host reaches the container, nothing goes the other way.
     mount("none", "/", None, MS_REC | MS_SLAVE)
+    lifeline: int = config["lifeline"]
     child = os.fork()
     if child == 0:
         try:
             # The inner process is PID 1 of its namespace: with it everything in there ends.
             check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+            os.close(lifeline)
             enter(config)
         except OSError as fault:
             print(f"container: {fault}", file=sys.stderr, flush=True)  # noqa: T201 - a program
             os._exit(SETUP_FAILED)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: os.kill(child, received))
+    # Not PR_SET_PDEATHSIG here: it follows the thread that started us, and a worker thread ends
+    # while its program lives. The pipe's other end closes with the program.
+    ended = os.pidfd_open(child)
+    ready, _, _ = select.select([ended, lifeline], [], [])
+    if ended not in ready:
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -11,9 +11,9 @@ check, as the makers of each filesystem recommend it:
 - btrfs: nothing. Its own documentation advises against a check at boot; a full check is
   `btrfs check --readonly`.
 
-New filesystems are made without a discard of the whole device: the device was read as blank, and an
-UNMAP of terabytes can take a target longer than any deadline. mkfs gets no force flag where it has a
-guard of its own, so a signature that appeared since our look still stops it.
+New filesystems are made without a discard of the whole device: the device was read as blank,
+and an UNMAP of terabytes can take a target longer than any deadline. mkfs gets no force flag
+where it has a guard of its own, so a signature that appeared since our look still stops it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from fusefs.errors import (
     FormatFailed,
     HasFilesystemErrors,
     InvalidSpec,
+    NotAllowed,
 )
-from fusefs.host import syscalls
+from fusefs.host import process, syscalls
 from fusefs.host.blocking import bounded
 from fusefs.host.probe import probe
 from fusefs.host.records import FsckResult
@@ -76,15 +77,11 @@ def maker(fstype: str) -> Maker:
         ) from None
 
 
-def mkfs(
-    device: str, fstype: str, *, label: str, options: Sequence[str], timeout_s: float
-) -> None:
+def mkfs(device: str, fstype: str, *, label: str, options: Sequence[str], timeout_s: float) -> None:
     """Make a filesystem; see ``Host.mkfs``."""
     row = maker(fstype)
     if len(label.encode()) > row.max_label_bytes:
-        raise InvalidSpec(
-            "label", label, f"{fstype} has room for {row.max_label_bytes} bytes only"
-        )
+        raise InvalidSpec("label", label, f"{fstype} has room for {row.max_label_bytes} bytes only")
     program = require_program(row.program, row.package)
     name = (row.label_option, label) if label else ()
     command = (program, *row.arguments, *name, *options, device)
@@ -178,6 +175,7 @@ def _fsck_xfs(device: str, timeout_s: float) -> FsckResult:
 
 def grow(device: str, mountpoint: str, fstype: str, *, timeout_s: float) -> None:
     """Grow a mounted filesystem to the size of its device; see ``Host.grow_filesystem``."""
+    command: tuple[str, ...]
     if fstype in ("ext4", "ext3"):
         command = (require_program("resize2fs", "e2fsprogs"), device)
     elif fstype == "xfs":
@@ -187,7 +185,17 @@ def grow(device: str, mountpoint: str, fstype: str, *, timeout_s: float) -> None
         command = (program, "filesystem", "resize", "max", mountpoint)
     else:
         raise InvalidSpec("filesystem", fstype, "cannot be grown while it is mounted")
-    run(command, timeout_s=timeout_s, what=f"growing {fstype} on {mountpoint}")
+    try:
+        run(command, timeout_s=timeout_s, what=f"growing {fstype} on {mountpoint}")
+    except CommandFailed as fault:
+        if fstype.startswith("ext") and not process.has_capability(process.CAP_SYS_RESOURCE):
+            # ext4 alone asks for it: growing may use up the blocks reserved for root.
+            raise NotAllowed(
+                f"grow {fstype} on {mountpoint} while it is mounted",
+                "CAP_SYS_RESOURCE is missing",
+                remedy="grant it, or unmount the volume and grow it with e2fsck -f and resize2fs",
+            ) from fault
+        raise
 
 
 def trim(mountpoint: str, *, timeout_s: float) -> int | None:
@@ -225,4 +233,3 @@ def sync(mountpoint: str, *, timeout_s: float) -> None:
         bounded(f"writing {mountpoint} out", timeout_s, call)
     except OSError as fault:
         raise CallFailed("syncfs", mountpoint, fault.errno or 0) from fault
-

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from fusefs.errors import CallFailed, MountFailed, NotAllowed
 from fusefs.host import mountinfo, syscalls
@@ -55,7 +56,7 @@ def fuse_mount(
         f"group_id={os.getegid()}",
         *options,
     )
-    # nosuid and nodev as fusermount has it: what a server makes up must not be a way to become root.
+    # nosuid and nodev, as fusermount has it: what a server makes up must not make anyone root.
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
     try:
         # mount(2) only queues FUSE_INIT and does not wait for the answer, so this cannot block on
@@ -74,7 +75,9 @@ def fuse_mount(
     number = connection_of(path)
     if number is None:
         syscalls.umount(path, syscalls.MNT_DETACH)
-        raise MountFailed(source, path, errno.ENOENT, fstype="fuse", detail="no such mount after it")
+        raise MountFailed(
+            source, path, errno.ENOENT, fstype="fuse", detail="no such mount after it"
+        )
     return number
 
 
@@ -111,7 +114,8 @@ def connections() -> list[FuseConnection]:
     """Every FUSE connection of the host; see ``Host.fuse_connections``."""
     found: list[FuseConnection] = []
     with control_directory() as root:
-        for name in sorted((n for n in os.listdir(root) if n.isdigit()), key=int):
+        names = filter(str.isdigit, os.listdir(root))  # noqa: PTH208 - a descriptor has no path
+        for name in sorted(names, key=int):
             with contextlib.suppress(OSError, ValueError):  # it may end while we look
                 waiting = _read(root, f"{name}/waiting")
                 limit = None
@@ -140,7 +144,7 @@ def abort(number: int) -> bool:
 def has_fuse() -> bool:
     """Whether /dev/fuse is there and is the device."""
     try:
-        return stat.S_ISCHR(os.stat(DEVICE).st_mode)
+        return stat.S_ISCHR(Path(DEVICE).stat().st_mode)
     except OSError:
         return False
 

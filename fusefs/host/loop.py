@@ -84,9 +84,7 @@ def _attach(file: str, block_size: int, read_only: bool, direct_io: bool) -> Loo
         os.close(backing)
 
 
-def _configure(
-    backing: int, file: str, block_size: int, read_only: bool, direct_io: bool
-) -> int:
+def _configure(backing: int, file: str, block_size: int, read_only: bool, direct_io: bool) -> int:
     flags = (LO_FLAGS_READ_ONLY if read_only else 0) | (LO_FLAGS_DIRECT_IO if direct_io else 0)
     name = os.fsencode(file)[-63:]
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
@@ -160,7 +158,7 @@ def _open_device(number: int, read_only: bool) -> int:
 def _verify(
     number: int, backing: int, file: str, block_size: int, read_only: bool, direct_io: bool
 ) -> LoopDevice:
-    """That the device is over our file and as asked for; if it is not as asked for, it is given back."""
+    """That the device is over our file and as asked for; otherwise it is given back."""
     device = read(number)
     path = f"/dev/loop{number}"
     # The inode number alone: the kernel writes its device number in an older format here.

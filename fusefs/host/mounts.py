@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounting, binding and unmounting through the system calls themselves.
 
-Not through the programs mount and umount: they canonicalise paths (which asks a filesystem that may
-be dead), run helpers, keep state of their own under /run/mount, and turn errno into prose. Here an
-errno stays an errno, nothing is written anywhere, and what the kernel logged about a failed mount is
-put into the error, because EINVAL alone explains nothing.
+Not through the programs mount and umount: they canonicalise paths (which asks a filesystem that
+may be dead), run helpers, keep state of their own under /run/mount, and turn errno into prose.
+Here an errno stays an errno, nothing is written anywhere, and what the kernel logged about a
+failed mount is put into the error, because EINVAL alone explains nothing.
 
 A volume that is read-only all the way down is mounted so that not even a journal is replayed: a
 replay would have to write to a device that refuses it, or worse, to one that other nodes read.
@@ -62,7 +62,9 @@ _CLEAR: dict[str, int] = {
     "loud": syscalls.MS_SILENT,
 }
 _FOR_FSTAB = frozenset(("defaults", "auto", "noauto", "nofail", "_netdev", "nouser"))
-_REFUSED = frozenset(("bind", "rbind", "move", "remount", "loop", "user", "users", "owner", "group"))
+_REFUSED = frozenset(
+    ("bind", "rbind", "move", "remount", "loop", "user", "users", "owner", "group")
+)
 
 _BUSY_ATTEMPTS = 4
 _BUSY_PAUSE_S = 0.05
@@ -84,9 +86,7 @@ def split_options(options: Sequence[str]) -> tuple[int, tuple[str, ...]]:
         elif option in _CLEAR:
             flags &= ~_CLEAR[option]
         elif name in _REFUSED:
-            raise InvalidSpec(
-                "mount option", option, "is another operation", remedy="leave it out"
-            )
+            raise InvalidSpec("mount option", option, "is another operation", remedy="leave it out")
         elif option and option not in _FOR_FSTAB and not name.startswith(("x-", "X-")):
             data.append(option)
     return flags, tuple(data)
@@ -127,7 +127,7 @@ def mount(
             directory,
             fault.errno or 0,
             fstype=fstype,
-            detail=log.about(os.path.basename(device)),
+            detail=log.about(Path(device).name),
             remedy=_REMEDIES.get(fault.errno or 0, ""),
         ) from fault
     finally:
@@ -208,10 +208,7 @@ def prepare_directory(path: str, mode: int = 0o700) -> None:
     """A directory of ours; see ``Host.prepare_directory``."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.mkdir(path, mode)
-        except FileExistsError:
-            pass
+        Path(path).mkdir(mode, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(fd).st_uid != os.geteuid():

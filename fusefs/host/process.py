@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What protects a process of the data path from the memory it serves.
 
-Under memory pressure the kernel writes dirty pages of our filesystem to our loop device, which asks
-our FUSE server, which must then not wait for memory itself. PR_SET_IO_FLUSHER tells the kernel so,
-locked pages are never paged out, and oom_score_adj keeps the OOM killer away. Each needs a capability
-that a container may lack; none is a reason not to run. So what was refused is returned, with the
-reason, for `doctor` and `status` to say.
+Under memory pressure the kernel writes dirty pages of our filesystem to our loop device, which
+asks our FUSE server, which must then not wait for memory itself. PR_SET_IO_FLUSHER tells the
+kernel so, locked pages are never paged out, and oom_score_adj keeps the OOM killer away. Each
+needs a capability that a container may lack; none is a reason not to run. So what was refused
+is returned, with the reason, for `doctor` and `status` to say.
 """
 
 from __future__ import annotations

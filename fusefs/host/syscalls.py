@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """System calls that the standard library does not offer, each as one function.
 
-libc is reached through ctypes, which gives up the interpreter lock during the call, so a mount that
-waits for a FUSE request served by another thread of this process gets its answer. Failures are
-OSError with the errno; which error of ours that becomes is decided by the caller. Constants are those
-of the kernel's uapi headers, which never change.
+libc is reached through ctypes, which gives up the interpreter lock during the call, so a mount
+that waits for a FUSE request served by another thread of this process gets its answer. Failures
+are OSError with the errno; which error of ours that becomes is decided by the caller. Constants
+are those of the kernel's uapi headers, which never change.
 """
 
 from __future__ import annotations

@@ -202,11 +202,17 @@ class StartedWorker:
             await self.give_up()
             raise
         finally:
-            os.close(self._ready_fd)
+            self.close()
         if document["ok"] is not True:
             await self.give_up()
             raise decode_error(document.get("error"), self._name)
         return dict(document.get("facts") or {})
+
+    def close(self) -> None:
+        """Close the ready pipe; more than once does nothing."""
+        if self._ready_fd >= 0:
+            os.close(self._ready_fd)
+            self._ready_fd = -1
 
     async def _last_document(self, progress: ProgressCallback | None) -> dict[str, Any]:
         while "ok" not in (document := await self._next_document()):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the host from an event loop: in a worker thread, to their end, and undone when cancelled.
+"""Calls of the host from an event loop: in a worker thread, to their end, and undone when
+cancelled.
 
 A system call cannot be taken back. So a cancelled caller does not walk away from mount(2): it waits
 for it, and when that takes too long because the target below is gone, it pulls the rug: the FUSE

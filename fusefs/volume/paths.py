@@ -80,6 +80,11 @@ class Directories:
     def lock(self, name: str) -> Path:
         return self.locks / f"{volume_dir_name(name)}.lock"
 
+    @property
+    def identity_lock(self) -> Path:
+        # No volume's lock is called so: theirs end with .lock.
+        return self.locks / "identity"
+
     def isid(self, name: str) -> Path:
         return self.isids / f"{volume_dir_name(name)}.json"
 

@@ -169,6 +169,12 @@ def load_state(path: Path) -> VolumeState | None:
         raise StateUnreadable(f"is no JSON: {error}") from error
 
 
+def placeholder_state(name: str) -> VolumeState:
+    """What stands in for a state file that cannot be read: enough to find the pieces by path."""
+    spec = VolumeSpec(name=name, url="iscsi://unknown.invalid/iqn.1970-01.invalid:unknown/0")
+    return VolumeState(spec=spec, phase="detaching", boot_id=boot_id())
+
+
 def boot_id() -> str:
     """The identity of this boot: what was mounted in another one is not there any more."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

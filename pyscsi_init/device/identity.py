@@ -75,29 +75,29 @@ def read_witnesses(head: bytes | bytearray | memoryview) -> tuple[str, ...]:
     ``head`` is the first WITNESS_BYTES (or all of a smaller disk). Empty where none is known: a
     blank disk, or a kind of content that is not known here.
     """
-    view = memoryview(head)
+    start = bytes(head[:WITNESS_BYTES])
     found: list[str] = []
 
     def uuid(kind: str, offset: int, length: int = 16) -> None:
-        found.append(f"{kind}.{bytes(view[offset : offset + length]).hex()}")
+        found.append(f"{kind}.{start[offset : offset + length].hex()}")
 
-    if view[1080:1082] == b"\x53\xef":
+    if start[1080:1082] == b"\x53\xef":
         uuid("ext", 1024 + 104)
-    if view[0:4] == b"XFSB":
+    if start[0:4] == b"XFSB":
         uuid("xfs", 32)
-    if view[65600:65608] == b"_BHRfS_M":
+    if start[65600:65608] == b"_BHRfS_M":
         uuid("btrfs", 65536 + 32)
     for sector in range(4):
-        if view[sector * 512 : sector * 512 + 8] == b"LABELONE":
+        if start[sector * 512 : sector * 512 + 8] == b"LABELONE":
             uuid("lvm", sector * 512 + 32, 32)
             break
     for block_size in (512, 4096):
-        if view[block_size : block_size + 8] == b"EFI PART":
+        if start[block_size : block_size + 8] == b"EFI PART":
             uuid("gpt", block_size + 56)
             break
-    if view[510:512] == b"\x55\xaa" and any(view[440:444]):
+    if start[510:512] == b"\x55\xaa" and any(start[440:444]):
         uuid("mbr", 440, 4)
-    if view[0:6] == b"LUKS\xba\xbe":
+    if start[0:6] == b"LUKS\xba\xbe":
         uuid("luks", 168, 36)
     return tuple(found)
 
@@ -121,7 +121,9 @@ class ContentWitness:
         """Bytes at the start that are watched."""
         return len(self._shadow)
 
-    def write_started(self, offset: int, data: bytes | bytearray | memoryview | None, length: int) -> None:
+    def write_started(
+        self, offset: int, data: bytes | bytearray | memoryview | None, length: int
+    ) -> None:
         """A write to the start left; ``data`` None writes zeros."""
         end = min(offset + length, len(self._shadow))
         self._shadow[offset:end] = bytes(end - offset) if data is None else data[: end - offset]

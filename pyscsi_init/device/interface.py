@@ -141,7 +141,12 @@ class BlockDevice(ABC):
     # -- the async face -------------------------------------------------------------------------
 
     async def _run(
-        self, operation: Operation, offset: int, length: int, buffer: Buffer | None, fua: bool = False
+        self,
+        operation: Operation,
+        offset: int,
+        length: int,
+        buffer: Buffer | None,
+        fua: bool = False,
     ) -> None:
         event: anyio.Event | None = None
         finished = False
@@ -218,7 +223,6 @@ def check_range(device: BlockDevice, request: BlockRequest) -> Exception | None:
     Returns the error to complete the request with, or None.
     """
 
-
     operation = request.operation
     if operation is Operation.FLUSH:
         return None
@@ -233,7 +237,9 @@ def check_range(device: BlockDevice, request: BlockRequest) -> Exception | None:
     if operation in (Operation.READ, Operation.WRITE) and (
         request.buffer is None or len(request.buffer) != length
     ):
-        return LocalProtocolError(f"{operation.name} of {length} bytes needs a buffer of that length")
+        return LocalProtocolError(
+            f"{operation.name} of {length} bytes needs a buffer of that length"
+        )
     if not device.any_alignment and (offset % device.block_size or length % device.block_size):
         return LocalProtocolError(
             f"{operation.name} of {length} bytes at {offset} is not aligned to blocks of "

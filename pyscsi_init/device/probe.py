@@ -202,7 +202,7 @@ def probe_modes() -> Steps[tuple[bool, bool | None, bool]]:
             if data is None:
                 continue
             try:
-                modes = ModeParameters.parse(data, long_header=long_header)
+                modes = ModeParameters.parse(data, ten=long_header)
             except ProtocolError:
                 continue
             wce = modes.caching.wce if modes.caching is not None else None
@@ -264,7 +264,7 @@ def _probe_pages(
     if 0x80 in listed:
         data = yield from page(0x80)
         if data is not None:
-            serial = UnitSerialNumber.parse(data).serial_number
+            serial = UnitSerialNumber.parse(data).serial
     if 0x83 in listed:
         data = yield from page(0x83)
         if data is not None:

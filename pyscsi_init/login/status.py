@@ -39,8 +39,8 @@ _NOT_ACCEPTED = (
 )
 _NO_MUTUAL = ", or the target has no secret of its own for mutual CHAP"
 _NO_ALGORITHM = (
-    "the target ended CHAP before our response: it knows none of the algorithms that we offered, or "
-    "stumbles over the list (old targets take 5 alone), or has no CHAP for this initiator name"
+    "the target ended CHAP before our response: it knows none of the algorithms that we offered, "
+    "or stumbles over the list (old targets take 5 alone), or has no CHAP for this initiator name"
 )
 _ALGORITHM_7 = (
     "; it also chose CHAP algorithm 7, which some targets take for SHA1: offer algorithm 5 alone"

@@ -26,7 +26,7 @@ from construct import (
     this,
 )
 
-from ..errors import ProtocolError
+from ..errors import LocalProtocolError, ProtocolError
 from .layout import BytesLike
 
 
@@ -52,9 +52,16 @@ _BIDIRECTIONAL: Any = Struct(Padding(1), "length" / Int32ub)
 
 
 def _segment(code: AhsType, specific: bytes) -> bytes:
-    built: bytes = _AHS.build(
-        {"ahs_length": len(specific), "ahs_type": {"code": int(code)}, "specific": specific}
+    return _build(
+        _AHS, {"ahs_length": len(specific), "ahs_type": {"code": int(code)}, "specific": specific}
     )
+
+
+def _build(layout: Any, values: dict[str, Any]) -> bytes:
+    try:
+        built: bytes = layout.build(values)
+    except ConstructError as error:
+        raise LocalProtocolError(f"an AHS cannot hold its value: {error}") from error
     return built
 
 
@@ -67,7 +74,7 @@ def build_bidirectional_read_length(length: int) -> bytes:
     """The Bidirectional Read Expected Data Transfer Length AHS (RFC 7143 11.2.2.4)."""
     return _segment(
         AhsType.BIDIRECTIONAL_READ_EXPECTED_DATA_TRANSFER_LENGTH,
-        _BIDIRECTIONAL.build({"length": length}),
+        _build(_BIDIRECTIONAL, {"length": length}),
     )
 
 

@@ -95,7 +95,7 @@ class Layout:
         """The 48 bytes. Raises LocalProtocolError for a value that its field cannot hold."""
         try:
             built: bytes = self._struct.build(dict(values))
-        except (ConstructError, TypeError, ValueError) as error:
+        except (ConstructError, LookupError, TypeError, ValueError) as error:
             raise LocalProtocolError(f"a value does not fit its field: {error}") from error
         return built
 

@@ -52,10 +52,16 @@ _SENSE_SEGMENT: Any = Struct(
 
 
 def build_sense_segment(sense: bytes, response_data: bytes = b"") -> bytes:
-    """The data segment of a SCSI Response or of a SCSI Asynchronous Message (RFC 7143 11.4.7)."""
-    built: bytes = _SENSE_SEGMENT.build(
-        {"sense_length": len(sense), "sense": sense, "response_data": response_data}
-    )
+    """The data segment of a SCSI Response or of a SCSI Asynchronous Message (RFC 7143 11.4.7).
+
+    Raises LocalProtocolError for sense data of more than 65535 bytes.
+    """
+    try:
+        built: bytes = _SENSE_SEGMENT.build(
+            {"sense_length": len(sense), "sense": sense, "response_data": response_data}
+        )
+    except ConstructError as error:
+        raise LocalProtocolError(f"{len(sense)} bytes of sense data: {error}") from error
     return built
 
 

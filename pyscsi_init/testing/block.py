@@ -169,9 +169,7 @@ def _verify(unit: LogicalUnit, command: Command) -> Result:
 
 
 for _opcode, _usage in ((0x2F, USAGE_10), (0xAF, USAGE_12), (0x8F, USAGE_16)):
-    command(
-        _opcode, f"f6 {_usage}", data_out_length=_verify_length, needs_medium=True
-    )(_verify)
+    command(_opcode, f"f6 {_usage}", data_out_length=_verify_length, needs_medium=True)(_verify)
 
 
 @command(
@@ -189,7 +187,8 @@ def compare_and_write(unit: LogicalUnit, command: Command) -> Result:
         raise Condition(INVALID_FIELD_IN_CDB)
     check_range(unit, lba, blocks)
     length = blocks * unit.block_size
-    if len(command.data_out) < 2 * length:
+    # The two halves are told apart by the length, so a wrong one must not be made to fit.
+    if command.data_out_offered != 2 * length:
         raise Condition(INVALID_FIELD_IN_CDB)
     data = memoryview(command.data_out)
     _compare(unit, lba * unit.block_size, data[:length])

@@ -88,7 +88,11 @@ class ChapExchange:
         given = decode_binary(keys["CHAP_R"], MOST_BINARY_LENGTH)
         challenge, self._challenge = self._challenge, b""
         account = next(
-            (one for one in self._accounts if one.user == name and self._algorithm in one.algorithms),
+            (
+                one
+                for one in self._accounts
+                if one.user == name and self._algorithm in one.algorithms
+            ),
             None,
         )
         secret = account.secret if account is not None else self._random_bytes(16)

@@ -31,6 +31,8 @@ class Command:
     cdb: bytes
     nexus: Nexus
     data_out: bytes | bytearray | memoryview = b""
+    data_out_offered: int = 0
+    """How much the initiator had; ``data_out`` is at most what the CDB means."""
     lun: int = 0
     luns: Sequence[int] = ()
     """The LUNs of the target, for REPORT LUNS."""

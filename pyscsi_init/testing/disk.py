@@ -96,7 +96,7 @@ class Disk(ABC):
             done += part
 
     def extents(self, block: int, count: int) -> Iterator[tuple[int, int, bool]]:
-        """Runs of (first block, block count, allocated) from ``block`` on, ``count`` blocks long."""
+        """Runs of (first block, block count, allocated) over ``count`` blocks from ``block``."""
         end = block + count
         if not self.thin:
             yield block, count, True

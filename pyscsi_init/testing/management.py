@@ -47,9 +47,7 @@ def carry_out(session: Session, target: Target, request: TaskManagementRequest) 
 
     def answer(response: int) -> None:
         session.send(
-            TaskManagementResponse(
-                initiator_task_tag=request.initiator_task_tag, response=response
-            )
+            TaskManagementResponse(initiator_task_tag=request.initiator_task_tag, response=response)
         )
 
     function = request.function
@@ -78,9 +76,10 @@ def carry_out(session: Session, target: Target, request: TaskManagementRequest) 
 
 def _unit(target: Target, lun: bytes) -> LogicalUnit | None:
     try:
-        return target.luns.get(decode_lun(lun))
-    except (ProtocolError, ValueError):
+        number = decode_lun(lun)
+    except ProtocolError:
         return None
+    return target.luns.get(number) if isinstance(number, int) else None
 
 
 def _abort_task(session: Session, request: TaskManagementRequest) -> int:

@@ -141,9 +141,7 @@ def _select(unit: LogicalUnit, command: Command, header: int, descriptors: int) 
     return Result()
 
 
-@command(
-    0x15, "11 00 00 ff 07", access=Access.WRITE, data_out_length=lambda _unit, cdb: cdb[4]
-)
+@command(0x15, "11 00 00 ff 07", access=Access.WRITE, data_out_length=lambda _unit, cdb: cdb[4])
 def mode_select_6(unit: LogicalUnit, command: Command) -> Result:
     """MODE SELECT(6)."""
     data = command.data_out

@@ -20,7 +20,7 @@ from .unit import LogicalUnit
 
 
 @command(0x00, "00 00 00 00 07", access=Access.ALWAYS)
-def test_unit_ready(unit: LogicalUnit, _command: Command) -> Result:
+def unit_ready(unit: LogicalUnit, _: Command) -> Result:
     """TEST UNIT READY."""
     if not unit.started:
         raise Condition(INITIALIZING_COMMAND_REQUIRED)

@@ -50,6 +50,8 @@ def unmap(unit: LogicalUnit, command: Command) -> Result:
     ]
     if len(ranges) > MOST_UNMAP_DESCRIPTORS or sum(n for _, n in ranges) > MOST_UNMAP_BLOCKS:
         raise Condition(INVALID_FIELD_IN_PARAMETER_LIST)
+    # SBC-3: a descriptor of no blocks does nothing, wherever it points.
+    ranges = [(lba, blocks) for lba, blocks in ranges if blocks]
     for lba, blocks in ranges:
         check_range(unit, lba, blocks)
     for lba, blocks in ranges:
@@ -75,7 +77,7 @@ def _write_same(unit: LogicalUnit, command: Command) -> Result:
         raise Condition(INVALID_FIELD_IN_CDB)
     size = unit.block_size
     length = _write_same_length(unit, cdb)
-    if len(command.data_out) < length:
+    if command.data_out_offered != length:
         raise Condition(INVALID_FIELD_IN_CDB)
     pattern = bytes(command.data_out[:size]) if length else bytes(size)
     # Unmapped blocks read as zeros, so only a block of zeros may be written by unmapping.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands in front of reservations.py: RESERVE(6), RELEASE(6), PERSISTENT RESERVE IN and OUT."""
+"""RESERVE(6), RELEASE(6), PERSISTENT RESERVE IN and OUT: the commands before reservations.py."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def _persistent_reserve_out(unit: LogicalUnit, command: Command) -> Result:
 
 
 for _action in range(4):
-    command(
-        0x5E, "1f 00 00 00 00 00 ff ff 07", service_action=_action, access=Access.ALWAYS
-    )(_persistent_reserve_in)
+    command(0x5E, "1f 00 00 00 00 00 ff ff 07", service_action=_action, access=Access.ALWAYS)(
+        _persistent_reserve_in
+    )
 for _action in range(7):
     command(
         0x5F,

@@ -6,8 +6,7 @@ connection per session: the numbers of session and connection therefore lie toge
 in by :meth:`Session.receive` and leave by :meth:`Session.send`, which numbers them. Bytes, digests
 and the socket belong to the connection.
 
-A test may use :meth:`ping`, :meth:`async_message`, :meth:`reject_next` of faults, :meth:`drop`, and
-:meth:`send` with any PDU at all.
+A test may use :meth:`ping`, :meth:`async_message`, :meth:`drop`, and :meth:`send` with any PDU.
 """
 
 from __future__ import annotations
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from .target import Target
 
 MOST_ENDED_TAGS = 1024
-
-NEVER_ANSWERED = Faults()
-"""What a discovery session, which has no target, takes its faults from: none."""
 
 
 class Session:
@@ -228,9 +224,9 @@ class Session:
         elif isinstance(pdu, SnackRequest):
             # RFC 7143 11.16: at error recovery level 0 there is nothing to ask for again
             self.reject_header(header, RejectReason.SNACK_REJECT)
-        elif isinstance(pdu, ScsiCommand | TaskManagementRequest | NopOut | TextRequest):
-            self._command(pdu, header)
-        elif isinstance(pdu, LogoutRequest):
+        elif isinstance(
+            pdu, ScsiCommand | TaskManagementRequest | NopOut | TextRequest | LogoutRequest
+        ):
             self._command(pdu, header)
         else:
             self.reject_header(header, RejectReason.PROTOCOL_ERROR)
@@ -325,10 +321,10 @@ class Session:
             return None
         self.server.count_command(pdu.cdb[0], self.target)
         try:
-            lun: int | None = decode_lun(pdu.lun)
-        except (ProtocolError, ValueError):
-            lun = None
-        task = Task(self, pdu, lun)
+            lun = decode_lun(pdu.lun)
+        except ProtocolError:
+            lun = pdu.lun
+        task = Task(self, pdu, lun if isinstance(lun, int) else None)
         task.command_header = bytes(header)
         self.tasks[tag] = task
         self._ended_tags.pop(tag, None)

@@ -90,7 +90,7 @@ class TargetChap:
     wrong_mutual_response: bool = False
     """Answer the initiator's challenge with one wrong bit."""
     reflect_challenge: bool = False
-    """Send the initiator's secret's response back, as an impostor that knows no secret would try."""
+    """Prove with the initiator's own secret, as an impostor that got it reflected would."""
 
     def __post_init__(self) -> None:
         if self.encoding not in ("hex", "base64"):

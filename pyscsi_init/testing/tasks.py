@@ -236,6 +236,7 @@ class Task:
             cdb=self.cdb,
             nexus=self.session.nexus,
             data_out=self._buffer,
+            data_out_offered=self.expected if self.write else 0,
             lun=self.lun or 0,
             luns=() if target is None else list(target.luns),
         )

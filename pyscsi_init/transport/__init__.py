@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real sockets: the only folder that touches the network."""
 
+from .execute import ScsiResult, run_command, run_management
 from .initiator_name import host_initiator_name
 from .reactor import Reactor, Timer, open_reactor
 from .session import Session, SessionStatistics, open_session
 
 __all__ = [
     "Reactor",
+    "ScsiResult",
     "Session",
     "SessionStatistics",
     "Timer",
     "host_initiator_name",
     "open_reactor",
     "open_session",
+    "run_command",
+    "run_management",
 ]

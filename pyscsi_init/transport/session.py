@@ -22,15 +22,18 @@ from dataclasses import dataclass
 import anyio
 
 from ..errors import (
+    CapacityShrunk,
     ConnectError,
     IdentityMismatch,
     IscsiError,
     LocalProtocolError,
     LoginTimeout,
     SessionFailed,
+    UnitAttention,
 )
 from ..login import Parameters
 from ..names import Portal, check_iscsi_name, isid_text, make_isid
+from ..scsi import Status, command_name, encode_lun, parse_report_luns, report_luns, scsi_error
 from ..secret import Chap
 from ..session import (
     AsyncEventReceived,
@@ -45,6 +48,7 @@ from ..session import (
     Warned,
 )
 from ..settings import Settings
+from .execute import Buffer, ScsiResult, run_command
 from .initiator_name import host_initiator_name
 from .login import LoginPlan, Step, combined
 from .pump import Pump
@@ -59,6 +63,10 @@ OPEN_TIMEOUT = 30.0
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 5.0
 """Between login attempts after a loss: soon at first, then often enough to notice the target's return."""
+
+MAX_UNIT_ATTENTIONS = 16
+MAX_LUN_LIST = 2**20
+"""Bytes of a REPORT LUNS answer: 131,071 LUNs."""
 
 Restorer = Callable[[], Awaitable[None]]
 
@@ -172,6 +180,63 @@ class Session:
         """Start a text exchange."""
         self._machine.request_text(task, self.reactor.now())
         self.reactor.at_end_of_turn(self._settle)
+
+    # -- commands as coroutines ------------------------------------------------------------------
+
+    async def execute(
+        self,
+        lun: int | bytes,
+        cdb: bytes,
+        *,
+        data_out: Buffer = b"",
+        data_in_length: int = 0,
+        seconds: float | None = None,
+    ) -> ScsiResult:
+        """Send any CDB to a LUN, as it is; the status must be GOOD.
+
+        The command is not repeated, neither after a unit attention nor after a lost connection.
+
+        Raises:
+            ScsiError: another status, with what the unit said.
+            OutcomeUnknown: the connection died first; it may have been done or not.
+            TaskError, ConnectionLost: no status came for another reason.
+
+        Cancellation: the command is aborted; it may have been done or not.
+        """
+        result = await run_command(
+            self,
+            encode_lun(lun),
+            cdb,
+            data_out=data_out,
+            data_in_length=data_in_length,
+            seconds=seconds,
+        )
+        if result.status not in (Status.GOOD, Status.CONDITION_MET):
+            raise scsi_error(result.status, result.sense, command_name(cdb))
+        return result
+
+    async def report_luns(self) -> tuple[bytes, ...]:
+        """The LUNs of the target, eight bytes each, as it lists them (REPORT LUNS).
+
+        Raises:
+            ScsiError: the target does not know the command, or refuses it.
+        """
+        length = 4096
+        while True:
+            data = b""
+            for attempt in range(MAX_UNIT_ATTENTIONS):
+                try:
+                    answer = await self.execute(0, report_luns(length), data_in_length=length)
+                except UnitAttention:
+                    if attempt == MAX_UNIT_ATTENTIONS - 1:
+                        raise
+                else:
+                    data = answer.data
+                    break
+            needed = int.from_bytes(data[:4], "big") + 8
+            if needed <= length or length >= MAX_LUN_LIST:
+                return parse_report_luns(data)
+            length = min(needed, MAX_LUN_LIST)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -327,7 +392,7 @@ class Session:
             while self.failed is None:
                 try:
                     await self._recover_once()
-                except IdentityMismatch as error:
+                except (IdentityMismatch, CapacityShrunk) as error:
                     self.fail(error)
                 except IscsiError as error:
                     self.last_error = error

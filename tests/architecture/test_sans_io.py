@@ -32,11 +32,12 @@ FORBIDDEN_MODULES = {
     "threading",
     "time",
     "trio",
-    "uuid",
     "uvloop",
 }
 
-FORBIDDEN_CALLS = {"open", "print", "input", "datetime.now", "datetime.datetime.now"}
+FORBIDDEN_CALLS = {
+    "datetime.datetime.now", "datetime.now", "input", "open", "print", "uuid.uuid1", "uuid.uuid4",
+}  # fmt: skip
 
 
 def test_no_forbidden_import() -> None:

@@ -2,8 +2,8 @@
 """What a test left behind: mounts, loop devices, FUSE connections, network namespaces, processes.
 
 Other test runs and other people share a developer's machine, so there only things that are surely
-ours count: what lies under this run's temporary directory, names with our prefix, our children. A
-build machine (CI=true) belongs to the run alone, and there everything new counts.
+ours count: what lies under this run's temporary directory, and our children. A build machine
+(CI=true) belongs to the run alone, and there everything new counts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import pytest
 
 from . import processes
 from .requirements import on_ci
-
-OURS = "pyscsi"
-"""Names of network namespaces, volume directories and so on that the project makes hold this."""
 
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""
@@ -69,7 +66,7 @@ def snapshot(base: Path) -> set[str]:
     if on_ci():
         found.update(f"FUSE connection {name}" for name in _listdir("/sys/fs/fuse/connections"))
     else:
-        found = {text for text in found if OURS in text or str(base) in text}
+        found = {text for text in found if str(base) in text}
     for pid in processes.children():
         line = processes.command_line(pid)
         if line and not any(helper in line for helper in HELPERS):

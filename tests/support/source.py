@@ -69,7 +69,8 @@ def tree_of(path: Path) -> ast.Module:
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, also of those below an attribute."""
     for node in ast.walk(tree_of(path)):
-        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda) else []:
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
             if (
                 isinstance(statement, ast.Expr)
                 and isinstance(statement.value, ast.Constant)
@@ -115,8 +116,8 @@ def _only_for_annotations(node: ast.AST) -> bool:
 def imports(path: Path, *, annotations: bool = True) -> Iterator[tuple[int, str]]:
     """Line and full dotted name of everything that a file imports, also inside functions.
 
-    ``from a.b import c`` gives ``a.b.c`` where that is a module of ours, else ``a.b``. What is below
-    ``if TYPE_CHECKING`` counts with ``annotations``.
+    ``from a.b import c`` gives ``a.b.c`` where that is a module of ours, else ``a.b``. With
+    ``annotations`` what stands below ``if TYPE_CHECKING`` counts too.
     """
     package = module_of(path).split(".")
     if path.name != "__init__.py":

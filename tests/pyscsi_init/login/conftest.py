@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scripted target for the login machine: one line of script for each round.
 
-``Script.answer()`` holds every request against the rules that bind all of them (one outstanding, one
-tag, no key twice, C and T never both), so each test of this folder checks those too.
+``Script.answer()`` holds every request against the rules that bind all of them (one outstanding,
+one tag, no key twice, C and T never both), so each test of this folder checks those too.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Script:
             cmd_sn=11,
             **arguments,
         )
+        self._tsih = arguments.get("tsih", 0)
         self.sent: list[LoginRequest] = []
         self.keys_sent: list[str] = []
         self._text = b""
@@ -70,7 +71,7 @@ class Script:
         """Take the request that the machine has ready, and hold it against the invariants."""
         (request,) = self.machine.requests()
         assert self.machine.requests() == []
-        assert (request.isid, request.tsih, request.cid) == (ISID, self._first.tsih, 3)
+        assert (request.isid, request.tsih, request.cid) == (ISID, self._tsih, 3)
         assert (request.version_max, request.version_min) == (0, 0)
         assert (request.initiator_task_tag, request.cmd_sn) == (7, 11)
         assert not (request.continue_ and request.transit)
@@ -86,16 +87,19 @@ class Script:
             self._text = b""
         return request
 
-    @property
-    def _first(self) -> LoginRequest:
-        return self.sent[0] if self.sent else LoginRequest(tsih=self.machine._tsih)
-
-    def answer(self, text: bytes | dict[str, str] | str = b"", **fields: Any) -> None:
+    def answer(
+        self,
+        text: bytes | dict[str, str] | str | Callable[[Script], str] = b"",
+        **fields: Any,
+    ) -> None:
         """Answer the next request: stage and T as it asks for, unless ``fields`` say otherwise.
 
-        ``text`` is bytes as they stand, pairs, or ``"Key=value Key=value"``.
+        ``text`` is bytes as they stand, pairs, ``"Key=value Key=value"``, or what makes such a
+        text once the request is there.
         """
         request = self.request()
+        if callable(text):
+            text = text(self)
         if isinstance(text, str):
             text = dict(item.split("=", 1) for item in text.split())
         data = encode_pairs(list(text.items())) if isinstance(text, dict) else text

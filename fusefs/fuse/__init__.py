@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A block device as a file: the FUSE channels and what the file's operations mean.
+
+:func:`make_channel` picks a channel by name. Mounting /dev/fuse is :mod:`fusefs.host`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pyscsi_init.device.interface import BlockDevice
+
+from .abi import InitReply
+from .blockfile import BlockFile
+from .channel import Channel, ChannelStatistics, Reactor
+from .native import NativeChannel
+
+ChannelKind = Literal["native", "pyfuse3"]
+
+__all__ = [
+    "BlockFile",
+    "Channel",
+    "ChannelKind",
+    "ChannelStatistics",
+    "InitReply",
+    "NativeChannel",
+    "Reactor",
+    "make_channel",
+]
+
+
+def make_channel(
+    kind: ChannelKind,
+    fd: int,
+    device: BlockDevice,
+    *,
+    reactor: Reactor,
+    read_only: bool = False,
+    name: str = "lun",
+) -> Channel:
+    """The channel of this kind over ``fd``, a /dev/fuse that is mounted.
+
+    Raises:
+        ModuleNotFoundError: ``pyfuse3`` was asked for and is not installed.
+    """
+    if kind == "native":
+        return NativeChannel(reactor, fd, device, read_only=read_only, name=name)
+    from .pyfuse3_channel import Pyfuse3Channel  # an optional dependency
+
+    return Pyfuse3Channel(fd, device, read_only=read_only, name=name)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before, or right after, the wire is touched: bad mount points, second
+attachments.
+
+Two attachments of one LUN in one node destroy its filesystem, and neither the name, nor the URL,
+nor the portal tells that they are one: the logical unit itself does (VPD 83h and 80h). Some
+targets make those from target and LUN number alone, so that two disks of two targets look alike;
+there the UUIDs on the disks decide. Where nothing tells two disks apart they count as one: a
+volume that is refused can be attached another way, one that is mounted twice is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from fusefs.errors import InvalidSpec
+from fusefs.host import MountEntry
+from fusefs.spec import VolumeSpec, volume_dir_name
+from fusefs.volume.state import VolumeState
+
+
+def check_directory(what: str, directory: str, mounts: Sequence[MountEntry]) -> str:
+    """``directory`` as the kernel will name it, once it is fit to be mounted on. Blocks.
+
+    Raises:
+        InvalidSpec: it is not there, no directory, mounted on already, or not empty.
+    """
+    path = os.path.realpath(directory)
+    # The table first: looking into a mount asks its filesystem, which may not answer.
+    over = [entry for entry in mounts if entry.mountpoint == path]
+    if over:
+        raise InvalidSpec(
+            what,
+            directory,
+            f"has {over[-1].source} mounted on it",
+            remedy="unmount that, or choose another directory",
+        )
+    try:
+        with os.scandir(path) as entries:
+            first = next(entries, None)
+    except FileNotFoundError:
+        raise InvalidSpec(what, directory, "does not exist", remedy=f"mkdir -p {path}") from None
+    except NotADirectoryError:
+        raise InvalidSpec(what, directory, "is not a directory") from None
+    except OSError as error:
+        raise InvalidSpec(what, directory, f"cannot be read ({error.strerror})") from error
+    if first is not None:
+        raise InvalidSpec(
+            what,
+            directory,
+            f"is not empty (it holds {first.name!r})",
+            remedy="its content would be hidden: move it away, or choose another directory",
+        )
+    return path
+
+
+def same_address(one: VolumeSpec, other: VolumeSpec) -> bool:
+    """Whether two URLs name one LUN of one target through a portal they share."""
+    a, b = one.address, other.address
+    return a.target == b.target and a.lun == b.lun and bool(set(a.portals) & set(b.portals))
+
+
+def same_address_of(one: VolumeState, other: VolumeState) -> bool:
+    """:func:`same_address` of two states: what can be said before the login."""
+    return same_address(one.spec, other.spec)
+
+
+def same_unit(one: VolumeState, other: VolumeState) -> bool:
+    """Whether two attached volumes are one logical unit, as far as can be known."""
+    if same_address(one.spec, other.spec):
+        return True
+    a, b = _identity(one), _identity(other)
+    if not a.get("key") or not b.get("key"):
+        return False
+    if (a["key"], a.get("block_size")) != (b["key"], b.get("block_size")):
+        return False
+    addresses = one.spec.address, other.spec.address
+    if addresses[0].target == addresses[1].target:
+        return True
+    witnesses = set(a.get("witnesses") or ()), set(b.get("witnesses") or ())
+    if all(witnesses) and not witnesses[0] & witnesses[1]:
+        return False
+    return bool(a.get("size_bytes") == b.get("size_bytes"))
+
+
+def _identity(state: VolumeState) -> Mapping[str, Any]:
+    identity = state.facts.get("identity")
+    return identity if isinstance(identity, dict) else {}
+
+
+def difference(old: VolumeSpec, new: VolumeSpec) -> str:
+    """Which fields of two specs differ, in words; empty for none."""
+    a, b = old.to_json(), new.to_json()
+    return ", ".join(f"{name} {a[name]!r}, not {b[name]!r}" for name in a if a[name] != b[name])
+
+
+def resolve_parent(directory: str) -> str:
+    """``directory`` with the links before its last component resolved. Blocks.
+
+    The last component is not looked at: where it is a mount, that would ask its filesystem.
+    """
+    path = os.path.abspath(directory)  # noqa: PTH100  (Path.absolute keeps "..")
+    parent, name = os.path.split(path)
+    return os.path.join(os.path.realpath(parent), name)  # noqa: PTH118
+
+
+def name_of_directory(directory: Path) -> str:
+    """The name of the volume whose directory this is; the directory's own where nobody knows."""
+    try:
+        values = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+        name = values["spec"]["name"]
+        if isinstance(name, str) and volume_dir_name(name) == directory.name:
+            return name
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return unquote(directory.name)

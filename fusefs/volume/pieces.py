@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pieces that one volume consists of on this host: how each is found and how each is removed.
+
+A removal that finds nothing has succeeded: after a crash any piece may be there or not, and the
+same code serves the roll-back of an attach, an orderly detach, and the clearing of leftovers. A
+piece is recognised by what the kernel says about it (a loop device by its backing file and serial
+number, a mount by the device below it), never by its name alone: names are used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fusefs.errors import DeviceBusy, HostError, VolumeError
+from fusefs.host import Host, LoopDevice, MountEntry
+from fusefs.process.client import ControlClient
+from fusefs.process.launch import WorkerIdentity, is_alive, signal_and_wait, wait_for_end
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.paths import VolumePaths
+from fusefs.volume.state import VolumeState, boot_id, save_state
+from pyscsi_init.errors import IscsiError
+
+log = logging.getLogger("fusefs.volume")
+
+T = TypeVar("T")
+
+STOP_SECONDS = 20.0
+"""After its answer to ``stop`` a worker logs out, which has a limit of its own far below this."""
+KILL_SECONDS = 10.0
+
+
+def loop_from_json(values: Mapping[str, Any]) -> LoopDevice | None:
+    """The loop device of a state file; None where there is none, or another version wrote it."""
+    try:
+        return LoopDevice(**values) if values else None
+    except TypeError:
+        return None
+
+
+def loop_to_json(device: LoopDevice) -> dict[str, Any]:
+    """The counterpart of :func:`loop_from_json`."""
+    return dataclasses.asdict(device)
+
+
+class Pieces:
+    """One volume's pieces. ``state`` is replaced by each :meth:`save`."""
+
+    def __init__(self, host: Host, paths: VolumePaths, state: VolumeState) -> None:
+        self.host = host
+        self.paths = paths
+        self.state = state
+        self.control = ControlClient(paths.directory, state.name)
+
+    async def save(self, **changes: Any) -> None:
+        """Write the state with ``changes``."""
+        self.state = self.state.with_(**changes)
+        await host_call(functools.partial(save_state, self.paths.state, self.state))
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """A call of the host, in a thread; a cancelled caller pulls the rug from under it."""
+        return await host_call(functools.partial(function, *args, **kwargs), self.abort)
+
+    # -- finding --------------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> WorkerIdentity | None:
+        """The process that the state names; none of another boot, whose numbers mean others now."""
+        return self.state.worker if self.state.boot_id == boot_id() else None
+
+    def worker_is_alive(self) -> bool:
+        """Whether that process is still that process."""
+        worker = self.worker
+        return worker is not None and is_alive(worker)
+
+    def find_loops(self) -> list[LoopDevice]:
+        """The loop devices over this volume's file. Blocks (reads sysfs)."""
+        known = loop_from_json(self.state.loop) if self.state.boot_id == boot_id() else None
+        return [
+            device
+            for device in self.host.loop_list()
+            if (known is not None and device.same_attachment(known))
+            or device.backing_file == str(self.paths.file)
+        ]
+
+    def find_mounts(self) -> list[MountEntry]:
+        """The mounts of this volume's filesystem, in mount order. Blocks (reads the table)."""
+        sources = {device.path for device in self.find_loops()}
+        return [entry for entry in self.host.mounts() if entry.source in sources]
+
+    def is_mounted_at(self, directory: str) -> bool:
+        """Whether what one would step into at ``directory`` is this volume. Blocks."""
+        over = [entry for entry in self.host.mounts() if entry.mountpoint == directory]
+        sources = {device.path for device in self.find_loops()}
+        return bool(over) and over[-1].source in sources
+
+    def fuse_mounts(self) -> list[MountEntry]:
+        """The mounts on the private directory: the FUSE file system, and the bind below it."""
+        return [entry for entry in self.host.mounts() if entry.mountpoint == str(self.paths.fuse)]
+
+    # -- removing -------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End every request that waits for the worker or the target. Blocks; never raises."""
+        with contextlib.suppress(VolumeError):
+            for entry in self.fuse_mounts():
+                if entry.fstype.startswith("fuse"):
+                    self.host.fuse_abort(entry.minor)
+
+    async def unmount(self, directory: str, *, lazy: bool = False) -> None:
+        """Unmount this volume's filesystem from ``directory``, should it be there."""
+        if await self.call(self.is_mounted_at, directory):
+            await self.call(self.host.umount, directory, lazy=lazy)
+
+    async def detach_loop(self, *, lazy: bool = False) -> None:
+        """Detach the loop devices over our file."""
+        for device in await self.call(self.find_loops):
+            await self.call(self.host.loop_detach, device, lazy=lazy)
+
+    async def unmount_fuse(self, *, lazy: bool = False) -> None:
+        """Unmount what lies on the private directory."""
+        for _entry in await self.call(self.fuse_mounts):
+            await self.call(self.host.umount, str(self.paths.fuse), lazy=lazy)
+
+    async def remove_files(self) -> None:
+        """Remove the volume's directory; a no-op where it is gone."""
+        await self.call(_remove_directory, self.paths)
+
+    async def end_worker(self) -> None:
+        """End the worker whatever it says, within a limit. Never raises."""
+        worker = self.worker
+        if worker is None or not is_alive(worker):
+            return
+        try:
+            await self.control.call("stop", force=True)
+        except (VolumeError, IscsiError) as error:
+            log.info("volume %s: %s", self.state.name, error)
+        if await wait_for_end(worker, STOP_SECONDS):
+            return
+        await self.call(self.abort)
+        if not await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS):
+            log.warning(
+                "volume %s: worker %d does not end even when killed", self.state.name, worker.pid
+            )
+
+    # -- taking back what compose() did: the gentle way, else the other; never raises -------------
+
+    async def undo(self, what: str, gentle: Callable[..., Any]) -> None:
+        """Take one step back; where it is busy or stuck, lazily, with the connection aborted."""
+        try:
+            await gentle(lazy=False)
+        except (DeviceBusy, HostError) as error:
+            log.info("volume %s: %s: %s; doing it lazily", self.state.name, what, error)
+        else:
+            return
+        await self.call(self.abort)
+        try:
+            await gentle(lazy=True)
+        except VolumeError as error:
+            log.warning("volume %s: %s: %s", self.state.name, what, error)
+
+
+def _remove_directory(paths: VolumePaths) -> None:
+    # By name, and never deeper: what lies under fuse/ might be a mount of the LUN's own file.
+    for path in (paths.directory / "control.sock", paths.log, paths.state):
+        path.unlink(missing_ok=True)
+    if paths.directory.is_dir():
+        for left in paths.directory.glob(".state.json.*.new"):
+            left.unlink(missing_ok=True)
+    for directory in (paths.fuse, paths.directory):
+        with contextlib.suppress(FileNotFoundError):
+            directory.rmdir()

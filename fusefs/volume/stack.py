@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a LUN to a directory, in one function; and each of its steps with what takes it back.
+
+:func:`compose` is the product in one sentence. What goes wrong, or is cancelled, between two of its
+words is taken back in reverse by the AsyncExitStack that every step registers with; only when the
+last word is said is the stack let go, and from then on the volume belongs to the kernel, to its
+worker, and to the state file that tells the next command where to look (volume/teardown.py).
+
+It knows neither how a step is done (that is the host's and the worker's), nor who asked for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedReadOnly
+from fusefs.host import LoopDevice
+from fusefs.process.launch import StartedWorker, start_worker
+from fusefs.process.messages import StartDocument
+from fusefs.volume.hostcalls import acquire, shielded
+from fusefs.volume.paths import make_private_directory
+from fusefs.volume.pieces import Pieces, loop_to_json
+from fusefs.volume.state import Bind, VolumeState
+from pyscsi_init.secret import Chap
+
+log = logging.getLogger("fusefs.volume")
+
+ATTACH_DEADLINE_S = 30.0
+"""From the first SYN to a file that can be opened: whoever attaches is there and waits."""
+
+ProgressCallback = Callable[[str], None]
+Admission = Callable[[VolumeState], AbstractAsyncContextManager[None]]
+"""Entered when the identity is known; refuses by raising, holds its lock until the exit."""
+Launcher = Callable[[StartDocument, Path], StartedWorker]
+
+
+async def compose(volume: Composition) -> VolumeState:
+    """Log in, publish the file, attach the loop, check or make the filesystem, mount, bind.
+
+    Raises:
+        VolumeError, IscsiError: a step failed; nothing of the volume is left.
+
+    Cancellation: nothing of the volume is left when it is raised.
+    """
+    async with AsyncExitStack() as undo:
+        await volume.log_in_and_publish_the_file(undo)
+        await volume.refuse_a_second_attachment()
+        device = await volume.attach_the_loop(undo)
+        if volume.mountpoint:
+            fstype = await volume.check_or_make_the_filesystem(device)
+            await volume.mount(device, fstype, undo)
+            for bind in volume.binds:
+                await volume.bind(bind, undo)
+        await volume.come_to_rest()
+        undo.pop_all()
+    return volume.state
+
+
+class Composition(Pieces):
+    """The steps of :func:`compose` for one volume."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        *,
+        chap: Chap | None = None,
+        isid: bytes = b"",
+        progress: ProgressCallback | None = None,
+        launch: Launcher = start_worker,
+        admission: Admission | None = None,
+        mountpoint: str = "",
+        binds: Sequence[Bind] = (),
+    ) -> None:
+        super().__init__(pieces.host, pieces.paths, pieces.state)
+        self.mountpoint = mountpoint
+        self.binds = tuple(binds)
+        self._chap = chap
+        self._isid = isid
+        self._progress = progress or (lambda _step: None)
+        self._launch = launch
+        self._admission = admission
+
+    # -- log in, publish the file -----------------------------------------------------------------
+
+    async def log_in_and_publish_the_file(self, undo: AsyncExitStack) -> None:
+        """The worker does both, and is the one thing to take back for both."""
+        undo.push_async_callback(shielded, self.undo_files)
+        await self.call(make_private_directory, self.paths.directory)
+        await self.save(phase="logging-in")
+        await self.call(self.host.prepare_directory, str(self.paths.fuse))
+        undo.push_async_callback(shielded, functools.partial(self.undo, "FUSE", self.unmount_fuse))
+        await self.call(self.host.make_private_unbindable, str(self.paths.fuse))
+        worker = self._launch(self._start_document(), self.paths.log)
+        undo.callback(worker.close)
+        undo.push_async_callback(shielded, self.end_worker)
+        await self.save(worker=worker.identity)
+        facts = await worker.wait_ready(ATTACH_DEADLINE_S, self._progress)
+        await self.save(facts=facts)
+
+    def _start_document(self) -> StartDocument:
+        return StartDocument(
+            spec=self.state.spec,
+            chap=self._chap,
+            isid=self._isid,
+            directory=str(self.paths.directory),
+            fuse_directory=str(self.paths.fuse),
+            deadline_s=ATTACH_DEADLINE_S,
+        )
+
+    async def undo_files(self) -> None:
+        """The last thing to go: while the state file is there, somebody can clean up after us."""
+        try:
+            await self.remove_files()
+        except OSError as error:
+            log.warning("volume %s: its directory stays: %s", self.state.name, error)
+
+    async def refuse_a_second_attachment(self) -> None:
+        """One node never has one LUN twice, unless nobody writes; only its identity tells."""
+        if self._admission is None:
+            return
+        async with self._admission(self.state):
+            await self.save(phase="attaching")
+
+    # -- attach the loop --------------------------------------------------------------------------
+
+    async def attach_the_loop(self, undo: AsyncExitStack) -> LoopDevice:
+        """A block device over the file, with the LUN's own block size."""
+        self._progress("attach the loop device")
+        device = await acquire(
+            undo,
+            functools.partial(
+                self.host.loop_attach,
+                str(self.paths.file),
+                block_size=int(self.state.facts["block_size"]),
+                read_only=self.state.spec.read_only,
+            ),
+            lambda _device: self.undo("loop device", self.detach_loop),
+            self.abort,
+        )
+        await self.save(loop=loop_to_json(device))
+        return device
+
+    # -- check or make the filesystem -------------------------------------------------------------
+
+    async def check_or_make_the_filesystem(self, device: LoopDevice) -> str:
+        """See what is there; check it, or make one where nothing is and that was asked for."""
+        spec = self.state.spec
+        self._progress("look for a filesystem")
+        probe = await self.call(self.host.probe, device.path)
+        if probe.empty:
+            return await self._make_the_filesystem(device)
+        wanted = spec.fstype or "a filesystem"
+        if not probe.is_filesystem or (spec.fstype and probe.fstype != spec.fstype):
+            raise FilesystemMismatch(
+                device.path, found=probe.found or "something unknown", wanted=wanted
+            )
+        if not spec.read_only:
+            self._progress(f"check the {probe.fstype} filesystem")
+            await self.call(self.host.fsck, device.path, probe.fstype)
+        return probe.fstype
+
+    async def _make_the_filesystem(self, device: LoopDevice) -> str:
+        spec = self.state.spec
+        if spec.read_only:
+            raise UnformattedReadOnly(device.path)
+        if not spec.format_if_blank:
+            raise BlankNotFormatted(device.path)
+        fstype = spec.filesystem_to_make
+        await self.call(self.host.assert_formattable, device.path)
+        self._progress(f"make an {fstype} filesystem")
+        await self.save(phase="formatting")
+        await self.call(self.host.mkfs, device.path, fstype)
+        return fstype
+
+    # -- mount, bind ------------------------------------------------------------------------------
+
+    async def mount(self, device: LoopDevice, fstype: str, undo: AsyncExitStack) -> None:
+        """Mount the filesystem."""
+        self._progress(f"mount on {self.mountpoint}")
+        await self.save(phase="mounting", mountpoint=self.mountpoint)
+        undo.push_async_callback(shielded, functools.partial(self._undo_mount, self.mountpoint))
+        await self.call(
+            self.host.mount,
+            device.path,
+            self.mountpoint,
+            fstype,
+            options=self.state.spec.mount_options,
+            read_only=self.state.spec.read_only,
+        )
+
+    async def bind(self, bind: Bind, undo: AsyncExitStack) -> None:
+        """Bind the mounted filesystem to another directory."""
+        self._progress(f"bind to {bind.directory}")
+        if bind not in self.state.binds:
+            await self.save(binds=(*self.state.binds, bind))
+        undo.push_async_callback(shielded, functools.partial(self._undo_mount, bind.directory))
+        await self.call(
+            self.host.bind,
+            self.state.mountpoint,
+            bind.directory,
+            read_only=bind.read_only or self.state.spec.read_only,
+        )
+
+    async def _undo_mount(self, directory: str) -> None:
+        await self.undo(f"mount on {directory}", functools.partial(self.unmount, directory))
+
+    async def come_to_rest(self) -> None:
+        """From here on the volume stays, whatever becomes of us."""
+        await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope(shield=True):
+            await self.save(phase="mounted" if self.mountpoint else "attached")

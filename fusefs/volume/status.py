@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a volume is at this moment: its state file held against the kernel's tables and its worker.
+
+The file says what was intended; a process, a loop device and a mount say what there is. Where they
+disagree the volume has failed, and the reason is the first thing that is missing, from the wire up.
+Asking never waits: tables do not block, and a worker is given a short time to answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusefs.errors import VolumeError
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.pieces import Pieces
+from fusefs.volume.state import Bind, boot_id
+from pyscsi_init.errors import IscsiError
+
+ASK_SECONDS = 2.0
+
+AT_REST = ("attached", "mounted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStatus:
+    """One volume, for people and for front doors."""
+
+    name: str
+    url: str = ""
+    state: str
+    """attached, mounted; recovering (the target is away and I/O waits); a phase on the way (such as
+    ``mounting``) while a command works on it; failed (``last_error`` says why)."""
+    file: str = ""
+    loop: str = ""
+    mountpoint: str = ""
+    binds: tuple[Bind, ...] = ()
+    fuse_channel: str = ""
+    worker_pid: int | None = None
+    size_bytes: int = 0
+    block_size: int = 0
+    read_only: bool = False
+    fstype: str = ""
+    session: dict[str, Any] = field(default_factory=dict)
+    """target, portal, isid, tsih, keys; empty where the worker does not answer."""
+    io: dict[str, int] = field(default_factory=dict)
+    """reads, writes, flushes, discards, bytes_read, bytes_written, errors, in_flight."""
+    recoveries: int = 0
+    last_error: str = ""
+    protection_refused: tuple[str, ...] = ()
+    """Protections of the worker that this host does not allow, with the reason."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it can only be taken down."""
+        return self.state == "failed"
+
+
+async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus:
+    """The status of one volume. ``being_worked_on``: another command holds its lock."""
+    facts = volume.state.facts
+    answer: dict[str, Any] = {}
+    trouble = ""
+    if volume.worker_is_alive():
+        try:
+            answer = await volume.control.call("status", deadline_s=ASK_SECONDS)
+        except (VolumeError, IscsiError) as error:
+            trouble = str(error)
+    loops, fstype, missing = await host_call(lambda: _compare(volume))
+    if not being_worked_on:
+        trouble = missing or trouble
+    state = volume.state.phase
+    if trouble:
+        state = "failed"
+    elif answer.get("recovering"):
+        state = "recovering"
+    return VolumeStatus(
+        name=volume.state.name,
+        url=volume.state.spec.url,
+        state=state,
+        file=str(volume.paths.file) if answer else "",
+        loop=loops[0] if loops else "",
+        mountpoint=volume.state.mountpoint,
+        binds=volume.state.binds,
+        fuse_channel=volume.state.spec.fuse_channel,
+        worker_pid=volume.worker.pid if volume.worker and volume.worker_is_alive() else None,
+        size_bytes=int(answer.get("size_bytes") or facts.get("size_bytes") or 0),
+        block_size=int(facts.get("block_size") or 0),
+        read_only=volume.state.spec.read_only,
+        fstype=fstype,
+        session=dict(answer.get("session") or {}),
+        io=dict(answer.get("io") or {}),
+        recoveries=int(answer.get("recoveries") or 0),
+        last_error=trouble or str(answer.get("last_error") or ""),
+        protection_refused=tuple(facts.get("protection_refused") or ()),
+    )
+
+
+def _compare(volume: Pieces) -> tuple[list[str], str, str]:
+    """Loop devices, file system, and what is missing from what the state file says. Blocks."""
+    state = volume.state
+    loops = [device.path for device in volume.find_loops()]
+    fstype = ""
+    if state.mountpoint:
+        found = [e for e in volume.find_mounts() if e.mountpoint == state.mountpoint]
+        fstype = found[-1].fstype if found else ""
+    if state.boot_id != boot_id():
+        return loops, fstype, "it was attached before the last boot of this host"
+    if state.worker is None or not volume.worker_is_alive():
+        return loops, fstype, _dead(volume)
+    if state.phase not in AT_REST:
+        return loops, fstype, f"the command that was {_doing(state.phase)} it did not finish"
+    if not loops:
+        return loops, fstype, "its loop device was detached by somebody else"
+    if state.phase == "mounted" and not fstype:
+        return loops, fstype, f"it is not mounted on {state.mountpoint} any more"
+    gone = [b.directory for b in state.binds if not volume.is_mounted_at(b.directory)]
+    if gone:
+        return loops, fstype, f"it is not bound to {', '.join(gone)} any more"
+    return loops, fstype, ""
+
+
+def _dead(volume: Pieces) -> str:
+    if volume.state.worker is None:
+        return f"the command that was {_doing(volume.state.phase)} it did not finish"
+    try:
+        lines = volume.paths.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    last = f"; its log ends with: {lines[-1][:300]}" if lines else ""
+    return f"its worker (pid {volume.state.worker.pid}) is dead{last}"
+
+
+def _doing(phase: str) -> str:
+    return "logging in to" if phase == "logging-in" else phase
+
+
+def unreadable(name: str, reason: str) -> VolumeStatus:
+    """A volume whose state file cannot be used; ``name`` is its directory's."""
+    return VolumeStatus(name=name, state="failed", last_error=f"its state file {reason}")

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a directory back to nothing: in order, so that no byte is lost, or by force, so that it
+ends.
+
+In order: what could refuse is asked before anything is touched, and what is refused on the way is
+put back; so a volume is either still there as it was, or gone with everything written. By force:
+nothing waits for the target; what was not written is lost, and the report says what is known of it.
+Both work on whatever is left of a volume, and succeed where nothing is.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from fusefs.errors import MountBusy, VolumeError, WorkerFailed
+from fusefs.process.launch import signal_and_wait, wait_for_end
+from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
+from fusefs.volume.state import Bind
+from pyscsi_init.errors import IscsiError
+
+FORCED_STOP_SECONDS = 3.0
+"""A worker whose connection was aborted ends by itself; one whose target is gone may not."""
+
+
+@dataclass(slots=True)
+class DetachReport:
+    """What an end of a volume left undone. Empty after an orderly one."""
+
+    name: str
+    forced: bool = False
+    requests_in_flight: int | None = 0
+    """Requests the kernel had no answer to; None where nobody could be asked."""
+    unflushed_writes: int | None = 0
+    """Writes acknowledged since the last flush that succeeded; None where nobody could be asked."""
+    problems: list[str] = field(default_factory=list)
+    """Steps that did not succeed, in words."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was lost and nothing is left."""
+        return not (self.requests_in_flight or self.unflushed_writes or self.problems) and not (
+            self.requests_in_flight is None or self.unflushed_writes is None
+        )
+
+
+async def take_down(volume: Pieces) -> DetachReport:
+    """Unbind, unmount, detach the loop, stop the worker (flush, log out), remove the files.
+
+    Raises:
+        MountBusy, DeviceBusy: something uses it; it is as it was.
+        CallFailed: the filesystem could not be written out; it is as it was.
+        WorkerFailed: the target is away, so nothing can be written; it is as it was.
+
+    Cancellation: the step under way is finished; the rest can be taken down later.
+    """
+    alive = volume.worker_is_alive()
+    if alive:
+        await _refuse_without_target(volume)
+    await _refuse_if_used(volume)
+    mountpoint = volume.state.mountpoint
+    if mountpoint and alive and await volume.call(volume.is_mounted_at, mountpoint):
+        flush_s = volume.state.spec.session_settings().flush_timeout
+        await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
+    await _unmount_and_detach(volume)
+    await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
+    if alive:
+        await _stop_worker(volume)
+    await volume.unmount_fuse(lazy=not alive)
+    await volume.remove_files()
+    return DetachReport(volume.state.name)
+
+
+async def _refuse_without_target(volume: Pieces) -> None:
+    status = await volume.control.call("status")
+    if status.get("recovering"):
+        raise WorkerFailed(
+            volume.state.name,
+            "its target is away and it waits for it, so nothing can be written out; try again when "
+            "the target is back, or detach by force and lose what is not written",
+            pid=volume.worker.pid if volume.worker else None,
+        )
+
+
+async def _refuse_if_used(volume: Pieces) -> None:
+    ours = [bind.directory for bind in volume.state.binds]
+    if volume.state.mountpoint:
+        ours.append(volume.state.mountpoint)
+    foreign = [
+        entry.mountpoint
+        for entry in await volume.call(volume.find_mounts)
+        if entry.mountpoint not in ours
+    ]
+    if foreign:
+        raise MountBusy(volume.state.mountpoint or foreign[0], mounts=foreign)
+    for directory in ours:
+        if await volume.call(volume.is_mounted_at, directory):
+            users = await volume.call(volume.host.mount_users, directory)
+            if users:
+                raise MountBusy(directory, users=users)
+
+
+async def _unmount_and_detach(volume: Pieces) -> None:
+    """The steps that may still be refused; if one is, those before it are put back."""
+    spec = volume.state.spec
+    async with AsyncExitStack() as put_back:
+        devices = await volume.call(volume.find_loops)
+
+        async def unmount(directory: str, again: Callable[[], Any]) -> None:
+            if await volume.call(volume.is_mounted_at, directory):
+                await volume.call(volume.host.umount, directory)
+                put_back.push_async_callback(_quietly, functools.partial(volume.call, again))
+
+        for bind in reversed(volume.state.binds):
+            await unmount(bind.directory, functools.partial(_bind_again, volume, bind))
+        mountpoint = volume.state.mountpoint
+        if mountpoint:
+            entry = next(
+                (e for e in await volume.call(volume.find_mounts) if e.mountpoint == mountpoint),
+                None,
+            )
+            if entry is not None:
+                await unmount(
+                    mountpoint,
+                    functools.partial(
+                        volume.host.mount,
+                        entry.source,
+                        mountpoint,
+                        entry.fstype,
+                        options=spec.mount_options,
+                        read_only=spec.read_only,
+                    ),
+                )
+        for device in devices:
+            await volume.call(volume.host.loop_detach, device)
+        put_back.pop_all()
+
+
+def _bind_again(volume: Pieces, bind: Bind) -> None:
+    volume.host.bind(
+        volume.state.mountpoint,
+        bind.directory,
+        read_only=bind.read_only or volume.state.spec.read_only,
+    )
+
+
+async def _quietly(step: Callable[[], Awaitable[Any]]) -> None:
+    # The refusal that brought us here is what the caller must hear of.
+    with anyio.CancelScope(shield=True):
+        try:
+            await step()
+        except VolumeError:
+            return
+
+
+async def _stop_worker(volume: Pieces) -> None:
+    worker = volume.worker
+    if worker is None:
+        return
+    settings = volume.state.spec.session_settings()
+    try:
+        await volume.control.call("stop", force=False, deadline_s=settings.flush_timeout + 10)
+    except WorkerFailed:
+        # It may have ended between our look and our request: then there is nothing to stop.
+        if volume.worker_is_alive():
+            raise
+    if not await wait_for_end(worker, settings.logout_timeout + STOP_SECONDS):
+        await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
+
+
+async def take_down_by_force(volume: Pieces) -> DetachReport:
+    """End the volume whatever state it is in; nothing waits for the target. Raises only for files
+    that cannot be removed.
+
+    Cancellation: not before the end, which is near: every step has a limit.
+    """
+    report = DetachReport(volume.state.name, forced=True)
+    with anyio.CancelScope(shield=True):
+        await _take_down_by_force(volume, report)
+    return report
+
+
+async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
+    await _ask_what_will_be_lost(volume, report)
+
+    async def attempt(what: str, step: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await step()
+        except (VolumeError, IscsiError, OSError) as error:
+            report.problems.append(f"{what}: {error}")
+
+    for entry in reversed(await volume.call(volume.find_mounts)):
+        await attempt(
+            f"unmount {entry.mountpoint}",
+            functools.partial(volume.call, volume.host.umount, entry.mountpoint, lazy=True),
+        )
+    await attempt("end the requests", functools.partial(volume.call, volume.abort))
+    await attempt("detach the loop device", functools.partial(volume.detach_loop, lazy=True))
+    worker = volume.worker
+    if (
+        worker is not None
+        and not await wait_for_end(worker, FORCED_STOP_SECONDS)
+        and not await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
+    ):
+        report.problems.append(f"the worker {worker.pid} does not end even when killed")
+    await attempt("unmount FUSE", functools.partial(volume.unmount_fuse, lazy=True))
+    await attempt("remove the files", volume.remove_files)
+
+
+async def _ask_what_will_be_lost(volume: Pieces, report: DetachReport) -> None:
+    report.requests_in_flight = report.unflushed_writes = None
+    if not volume.worker_is_alive():
+        return
+    try:
+        io = (await volume.control.call("status", deadline_s=2.0)).get("io", {})
+    except (VolumeError, IscsiError) as error:
+        report.problems.append(f"ask the worker: {error}")
+        return
+    report.requests_in_flight = int(io.get("in_flight", 0))
+    report.unflushed_writes = int(io.get("unflushed_writes", 0))

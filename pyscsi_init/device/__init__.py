@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The LUN as a block device, and other devices with the same interface."""
+
+from .alignment import AlignmentDevice
+from .fault import FaultDevice
+from .identity import Identity
+from .interface import BlockDevice, BlockRequest, Buffer, Limits, Operation
+from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
+from .ram import RamDevice
+from .splitting import SplittingDevice
+
+__all__ = [
+    "AlignmentDevice",
+    "BlockDevice",
+    "BlockRequest",
+    "Buffer",
+    "FaultDevice",
+    "Identity",
+    "Limits",
+    "LogicalUnit",
+    "Operation",
+    "RamDevice",
+    "SplittingDevice",
+    "attach_unit",
+    "open_lun",
+    "require_writable",
+    "resolve_chap",
+]

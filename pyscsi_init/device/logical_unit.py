@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An iSCSI LUN, opened: any offset, any length, any size of request.
+
+The stack is: alignment, splitting, SCSI commands, session. ``open_lun`` builds it from a URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import anyio
+
+from ..errors import InvalidUrl, LoginTimeout, ReadOnlyDevice, SecretError
+from ..scsi import StandardInquiry, encode_lun
+from ..secret import Chap, Secret
+from ..settings import Settings
+from ..transport import Reactor, ScsiResult, Session, open_session
+from ..transport.session import OPEN_TIMEOUT
+from ..url import IscsiUrl, parse_url
+from .alignment import AlignmentDevice
+from .driver import drive
+from .identity import WITNESS_BYTES, Identity
+from .probe import UnitFacts, probe_unit, read_head
+from .scsi_block import ScsiBlockDevice
+from .splitting import SplittingDevice
+
+SECRET_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
+MUTUAL_SECRET_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
+
+
+class LogicalUnit(AlignmentDevice):
+    """A LUN as a block device, and as what it is: identity, INQUIRY data, raw commands."""
+
+    def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
+        super().__init__(SplittingDevice(unit))
+        self.unit = unit
+        self.lun = lun
+
+    @property
+    def session(self) -> Session:
+        """The I_T nexus that it was reached by."""
+        return self.unit.session
+
+    @property
+    def identity(self) -> Identity:
+        """What the unit says of itself (VPD 80h, 83h)."""
+        return self.unit.identity
+
+    @property
+    def inquiry(self) -> StandardInquiry:
+        """Standard INQUIRY data."""
+        return self.unit.facts.inquiry
+
+    @property
+    def facts(self) -> UnitFacts:
+        """All that was asked at attach."""
+        return self.unit.facts
+
+    async def execute(
+        self,
+        cdb: bytes,
+        *,
+        data_out: bytes | bytearray | memoryview = b"",
+        data_in_length: int = 0,
+        seconds: float | None = None,
+    ) -> ScsiResult:
+        """Send any CDB to this unit; see :meth:`pyscsi_init.Session.execute`.
+
+        What it writes is not ordered with the requests of the block device that are in flight.
+        """
+        try:
+            return await self.session.execute(
+                self.unit.lun,
+                cdb,
+                data_out=data_out,
+                data_in_length=data_in_length,
+                seconds=seconds,
+            )
+        finally:
+            if len(data_out):
+                self.unit.witness.forget()
+
+    async def refresh_capacity(self) -> int:
+        """Ask for the capacity anew, for targets that do not tell; returns the size in bytes."""
+        return await self.unit.refresh_capacity()
+
+    def __repr__(self) -> str:
+        return f"<LogicalUnit {self.unit.what} {self.identity.name} {self.size_bytes} bytes>"
+
+
+def resolve_chap(url: IscsiUrl, chap: Chap | Secret | None) -> Chap | None:
+    """The credentials for a URL: as given, or its user name with a secret from the environment.
+
+    Raises:
+        SecretError: the URL has a user name, and there is no secret for it.
+    """
+    if isinstance(chap, Secret):
+        if not url.user:
+            raise SecretError(
+                "CHAP secret", None, "comes without a user name", "write user@ in the URL"
+            )
+        return Chap(user=url.user, secret=chap)
+    if chap is not None:
+        return chap if chap.user or not url.user else replace(chap, user=url.user)
+    if not url.user:
+        return None
+    secret = os.environ.get(SECRET_VARIABLE)
+    if not secret:
+        raise SecretError(
+            f"CHAP secret of user {url.user!r}",
+            None,
+            "is missing",
+            f"give it as an argument, in a file, or in the environment variable {SECRET_VARIABLE}",
+        )
+    mutual = os.environ.get(MUTUAL_SECRET_VARIABLE)
+    return Chap(
+        user=url.user, secret=Secret(secret), mutual_secret=Secret(mutual) if mutual else None
+    )
+
+
+async def attach_unit(
+    session: Session, lun: int | bytes, *, read_only: bool = False
+) -> LogicalUnit:
+    """The logical unit behind a LUN of an open session.
+
+    Raises:
+        LunNotFound, NotABlockDevice: nothing there, or no disk.
+        ScsiError: the unit refuses what every disk must know.
+    """
+    address = encode_lun(lun)
+    what = f"LUN {lun if isinstance(lun, int) else lun.hex()} of {session.target_name}"
+    facts = await drive(probe_unit(what), session, address)
+    capacity = facts.capacity
+    head = await drive(
+        read_head(capacity.block_size, min(WITNESS_BYTES, capacity.blocks * capacity.block_size)),
+        session,
+        address,
+    )
+    return LogicalUnit(
+        ScsiBlockDevice(session, address, what, facts, head, read_only=read_only), lun
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_lun(
+    url: str | IscsiUrl,
+    *,
+    chap: Chap | Secret | None = None,
+    settings: Settings | None = None,
+    initiator_name: str | None = None,
+    isid: bytes | None = None,
+    read_only: bool = False,
+    reactor: Reactor | None = None,
+    open_timeout: float = OPEN_TIMEOUT,
+) -> AsyncIterator[LogicalUnit]:
+    """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
+
+    ``url`` is ``iscsi://[user@]host[:port][,host...]/target-name/lun``; several portals are tried in
+    order. With a user name in it and no ``chap``, the secret comes from the environment variable
+    PYSCSI_INIT_CHAP_SECRET. Runs on asyncio and on trio.
+
+    With ``read_only`` nothing that writes is ever sent. When the session is lost, requests wait and
+    are sent again once it is back, for at most ``settings.recovery_timeout`` seconds.
+
+    Raises:
+        ConfigurationError: the URL, a name or a secret cannot be used.
+        ConnectError, LoginError, ProtocolError: no session (see :func:`open_session`).
+        LunNotFound, NotABlockDevice: no disk at this LUN.
+
+    Cancellation: the session is logged out, or its connection closed.
+    """
+    parsed = parse_url(url) if isinstance(url, str) else url
+    if parsed.lun is None:
+        raise InvalidUrl("URL", str(parsed), "names no LUN", "add /NUMBER; `luns` lists them")
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            open_session(
+                parsed.portals,
+                parsed.target,
+                chap=resolve_chap(parsed, chap),
+                settings=settings,
+                initiator_name=initiator_name,
+                isid=isid,
+                reactor=reactor,
+                open_timeout=open_timeout,
+            )
+        )
+        unit: LogicalUnit | None = None
+        with anyio.move_on_after(open_timeout):
+            unit = await attach_unit(session, parsed.lun, read_only=read_only)
+        if unit is None:
+            raise LoginTimeout(f"LUN {parsed.lun} did not become ready within {open_timeout:g} s")
+        try:
+            yield unit
+        finally:
+            with anyio.CancelScope(shield=True):
+                await unit.aclose()
+
+
+def require_writable(unit: LogicalUnit) -> None:
+    """Raise where a unit that is to be written is write-protected.
+
+    Raises:
+        ReadOnlyDevice: with the remedy.
+    """
+    if unit.read_only:
+        raise ReadOnlyDevice(f"{unit.unit.what} is write-protected at the target; use it read-only")

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The barrier: what must have happened between a new login and the first replayed command.
+
+Logging in again is not a barrier. A write of the dead connection may still be on its way to the
+medium, on a target that is slow, and would land on top of its own replay or of a newer write to the
+same block. Only LOGICAL UNIT RESET is certain to be answered after it. So: reset, unit attentions,
+identity, content, and only then replay.
+"""
+
+from __future__ import annotations
+
+from .identity import ContentWitness, Identity, check_same_unit
+from .probe import become_ready, probe_identity, read_head
+from .steps import ResetUnit, Steps
+
+
+def barrier(
+    what: str, known: Identity, witness: ContentWitness, *, unknown_outcome: bool, read_only: bool
+) -> Steps[Identity]:
+    """Make sure that nothing old is under way and that the same unit answers.
+
+    ``unknown_outcome``: a command that modifies the medium was lost. A device attached read-only
+    never sends one, and must not disturb the others who use the unit, so it skips the reset.
+
+    Returns the identity as it is now; the size may have grown.
+
+    Raises:
+        IdentityMismatch, CapacityShrunk: another unit; nothing may be sent to it.
+        IscsiError: the barrier could not be made now; try again.
+    """
+    if unknown_outcome and not read_only:
+        yield ResetUnit()
+    yield from become_ready()
+    now = yield from probe_identity(what)
+    check_same_unit(known, now)
+    witness.check((yield from read_head(now.block_size, min(now.size_bytes, witness.length))))
+    return now

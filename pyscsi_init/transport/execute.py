@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One SCSI command as a coroutine: for control work and for raw use, not for the data path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ..session import ManagementTask, Replay, ScsiTask, TaskManagementFunction
+
+if TYPE_CHECKING:
+    from .session import Session
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ScsiResult:
+    """How a command ended. ``data`` is what came, which may be less than what was asked for."""
+
+    status: int
+    sense: bytes
+    data: bytes
+    residual_count: int
+    residual_overflow: bool
+    residual_underflow: bool
+
+
+async def run_command(
+    session: Session,
+    lun: bytes,
+    cdb: bytes,
+    *,
+    data_out: Buffer = b"",
+    data_in_length: int = 0,
+    seconds: float | None = None,
+    modifies: bool = True,
+    replay: Replay = Replay.NEVER,
+    control: bool = False,
+) -> ScsiResult:
+    """Send a command and wait for its status, whatever that is.
+
+    Raises:
+        TaskError, ConnectionLost: no status came (see :mod:`pyscsi_init.errors`).
+
+    Cancellation: the command is aborted with ABORT TASK; it may have been done or not.
+    """
+    event = anyio.Event()
+    buffer = bytearray(data_in_length)
+    task = ScsiTask(
+        lun,
+        cdb,
+        lambda _: event.set(),
+        data_in=memoryview(buffer) if data_in_length else None,
+        data_out=memoryview(bytes(data_out)) if len(data_out) else None,
+        replay=replay,
+        modifies=modifies,
+        control=control,
+        timeout=session.settings.command_timeout if seconds is None else seconds,
+    )
+    session.submit(task)
+    try:
+        await event.wait()
+    except BaseException:
+        session.abort_task(task)
+        raise
+    if task.error is not None:
+        raise task.error
+    return ScsiResult(
+        task.status,
+        task.sense,
+        bytes(buffer[: task.received]),
+        task.residual_count,
+        task.residual_overflow,
+        task.residual_underflow,
+    )
+
+
+async def run_management(
+    session: Session, function: TaskManagementFunction, lun: bytes, *, seconds: float | None = None
+) -> int:
+    """Send a task management request; returns the response code (RFC 7143 11.6.1).
+
+    Raises:
+        ConnectionLost: no response came. With a reset that may be its effect.
+    """
+    event = anyio.Event()
+    request = ManagementTask(
+        function,
+        lun,
+        lambda _: event.set(),
+        timeout=session.settings.task_management_timeout if seconds is None else seconds,
+    )
+    session.manage(request)
+    await event.wait()
+    if request.error is not None:
+        raise request.error
+    return request.response

@@ -396,5 +396,5 @@ _REPAIR = {
 
 def last_lines(output: str, count: int = LAST_LINES) -> str:
     """The end of a program's output, without empty lines and progress bars."""
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.splitlines()]
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.split("\n")]
     return "\n".join([line for line in lines if line][-count:])

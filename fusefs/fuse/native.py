@@ -154,6 +154,9 @@ class NativeChannel(Channel):
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue  # the request was taken back while it was read
                 raise
+            if length < abi.IN_HEADER_LENGTH:
+                self._connection_ended()
+                return
             count += 1
             _, opcode, unique, node, _, _, _, _, _ = _unpack_header(message)
             if opcode == abi.Opcode.READ:

@@ -157,7 +157,7 @@ def _fsck_xfs(device: str, timeout_s: float) -> FsckResult:
     done = run(command, timeout_s=timeout_s, accept=None, what=f"checking {device}")
     # With a log that was not replayed, -n looks at the state before the replay and finds errors
     # that are none.
-    if "being ignored because the -n option" in done.output:
+    if "ignored because the -n option" in " ".join(done.output.split()):
         return FsckResult(
             ran=False,
             exit_status=done.exit_status,
@@ -165,7 +165,9 @@ def _fsck_xfs(device: str, timeout_s: float) -> FsckResult:
             output=done.output,
         )
     if done.exit_status == 1:
-        raise HasFilesystemErrors(device, "xfs", exit_status=1, output=done.output)
+        # The phases it went through would push what it found out of the message.
+        lines = [one for one in done.output.splitlines() if not one.startswith((" ", "Phase "))]
+        raise HasFilesystemErrors(device, "xfs", exit_status=1, output="\n".join(lines))
     if done.exit_status != 0:
         raise CommandFailed(
             command, exit_status=done.exit_status, output=done.output, what=f"checking {device}"

@@ -42,6 +42,7 @@ from fusefs.volume.state import (
 )
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
+from pyscsi_init.device import resolve_chap
 from pyscsi_init.secret import Chap
 
 LOCK_SECONDS = 10.0
@@ -116,6 +117,7 @@ class VolumeManager:
         chap: Chap | None,
         progress: ProgressCallback | None,
     ) -> VolumeStatus:
+        chap = resolve_chap(spec.address, chap)
         async with self._lock(spec.name):
             await self._refuse_taken_name(spec)
             state = VolumeState(spec=spec, phase="logging-in", boot_id=boot_id())

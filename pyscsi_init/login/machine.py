@@ -56,15 +56,6 @@ MAX_IDLE_EXCHANGES = 16
 again; targets that take half a dozen rounds are known from conformance suites."""
 
 
-class LoginText(bytes):
-    """A data segment that does not print: it may hold CHAP_R."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes of login text>"
-
-    __str__ = __repr__
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginResult:
     """What a finished login phase leaves to the session."""
@@ -178,8 +169,8 @@ class LoginMachine:
     def chap_algorithm_chosen(self) -> int | None:
         """The CHAP_A that the target chose; None before that, or without CHAP.
 
-        With 7 here and an AuthenticationFailed, one more attempt with algorithm 5 alone is worth
-        it.
+        With 7 here and a rejection with status 0201 or 0200, one more attempt with 5 alone
+        is worth it (tgt means SHA1 by 7, and ends with 0200 when a SHA-256 response comes).
         """
         return self._security.chap_algorithm
 
@@ -388,7 +379,7 @@ class LoginMachine:
             cid=self._cid,
             cmd_sn=self._cmd_sn,
             initiator_task_tag=self._initiator_task_tag,
-            data=LoginText(data),
+            data=data,
         )
 
 

@@ -118,8 +118,8 @@ def rejection(
             remedy = _NO_ALGORITHM
         elif code == (0x02, 0x01):
             remedy = f"{_NOT_ACCEPTED}{_NO_MUTUAL if mutual else ''} (CHAP user {chap_user!r})"
-            if chap_algorithm == 7:
-                remedy += _ALGORITHM_7
+        if response_sent and chap_algorithm == 7:
+            remedy += _ALGORITHM_7
     text = (
         f"{target} rejected the login with status {status_class:02x}{status_detail:02x}h "
         f"({row.meaning}): {remedy}"

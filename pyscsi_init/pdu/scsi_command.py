@@ -102,7 +102,6 @@ class ScsiCommand(Pdu):
             # What struct would cut or spill into a neighbour is refused by the declared path.
             or len(self.lun) != len(NO_LUN)
             or self.attr >> 3
-            or self.pri >> 4
             or length > MAX_DATA_SEGMENT_LENGTH
         ):
             return encode_declared(self)

@@ -19,6 +19,9 @@ from .opcodes import SERVICE_ACTION_MASK, SERVICE_ACTIONS, Opcode, command_name
 _BLOCKS_OF_0 = 256
 """READ(6) and WRITE(6): a transfer length of 0 is 256 (SBC-3 5.10)."""
 
+_READ_CAPACITY_10_LENGTH = 8
+"""The one answer with a fixed length and no allocation length."""
+
 
 class ByteCheck(enum.IntEnum):
     """BYTCHK of VERIFY and WRITE AND VERIFY (SBC-3 5.29)."""
@@ -88,13 +91,15 @@ class ParsedCdb:
             return self.allocation_length
         if self.parameter_list_length is not None:
             return self.parameter_list_length
+        if self.opcode == Opcode.READ_CAPACITY_10:
+            return _READ_CAPACITY_10_LENGTH
         if self.direction is Direction.NONE or self.blocks is None:
             return 0
         if self.opcode in _ONE_BLOCK_OUT:
             return 0 if self.ndob else block_length
         if self.opcode in _VERIFIES:
-            counts = {ByteCheck.COMPARE: self.blocks, ByteCheck.COMPARE_ONE_BLOCK: 1}
-            return counts.get(ByteCheck(self.byte_check), 0) * block_length if self.blocks else 0
+            one = self.byte_check == ByteCheck.COMPARE_ONE_BLOCK
+            return (min(1, self.blocks) if one else self.blocks) * block_length
         if self.opcode == Opcode.COMPARE_AND_WRITE:
             return 2 * self.blocks * block_length
         return self.blocks * block_length
@@ -103,8 +108,8 @@ class ParsedCdb:
 def parse_cdb(cdb: BytesLike) -> ParsedCdb:
     """The fields of a CDB; iSCSI pads short ones to 16 bytes, what follows the CDB is ignored.
 
-    Raises ProtocolError for an unknown operation code or service action, for one that is cut
-    short: a target answers them with 05/20/00 and 05/24/00.
+    Raises ProtocolError for an unknown operation code or service action and for a CDB that is
+    cut short: a target answers them with 05/20/00 and 05/24/00.
     """
     if not len(cdb):
         raise ProtocolError("a CDB of 0 bytes")

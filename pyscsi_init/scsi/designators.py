@@ -97,7 +97,7 @@ class Designator:
 
     @property
     def text(self) -> str:
-        """``naa.6001405...``, ``eui.0025...``, ``t10.LIO-ORG disk``, ``name.iqn...``, ``port.1``."""
+        """``naa.6001405...``, ``eui.0025...``, ``t10.IET 0001``, ``name.iqn...``, ``port.1``."""
         prefix = _PREFIXES.get(self.designator_type, f"type{self.designator_type:x}")
         return f"{prefix}.{self._value_text()}"
 

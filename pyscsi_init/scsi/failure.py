@@ -63,8 +63,8 @@ def _check_condition(sense: Sense, what: str) -> CheckCondition:
 def scsi_error(status: int, sense: BytesLike | Sense, what: str) -> ScsiError:
     """The exception for a command that did not end with GOOD.
 
-    ``what`` names the command: ``READ(16) of 8 blocks at LBA 4096``. ``sense`` is only looked at for
-    CHECK CONDITION, where no sense data at all is an error too.
+    ``what`` names the command: ``READ(16) of 8 blocks at LBA 4096``. ``sense`` is only looked at
+    for CHECK CONDITION, where no sense data at all is an error too.
     """
     if status == Status.CHECK_CONDITION:
         return _check_condition(sense if isinstance(sense, Sense) else parse_sense(sense), what)

@@ -153,7 +153,7 @@ def _print(name: str) -> str:
 
 
 def command_name(cdb: BytesLike) -> str:
-    """The command of a CDB: ``READ(16)``, ``READ CAPACITY(16)``, or ``command F7h`` for an unknown one."""
+    """``READ(16)``, ``READ CAPACITY(16)``, or ``command F7h`` for an unknown one; never fails."""
     if len(cdb) == 0:
         return "an empty CDB"
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import LocalProtocolError
 from .asc import sense_text
@@ -224,29 +225,29 @@ def _parse_fixed(data: BytesLike) -> Sense:
 
 def _parse_descriptors(data: BytesLike) -> Sense:
     fields = _DESCRIPTOR_HEADER.parse(data)
-    found: dict[str, int] = {}
+    found: dict[int, dict[str, Any]] = {}
     rest = bytes(_within(data)[_HEADER_LENGTH:])
     while len(rest) >= 2:
         length = 2 + rest[1]
         layout = _DESCRIPTORS.get(rest[0])
         # A descriptor that runs over the end, or is shorter than its type, says nothing.
         if layout is not None and layout.size <= length <= len(rest):
-            for name, value in layout.parse(rest).items():
-                found.setdefault(f"{rest[0]}.{name}", value)
+            found.setdefault(rest[0], layout.parse(rest))
         rest = rest[length:]
-    information = found.get(f"{_INFORMATION}.information")
-    specific = found.get(f"{_SENSE_KEY_SPECIFIC}.sense_key_specific")
-    lengths = (found.get(f"{kind}.incorrect_length") for kind in (_STREAM, _BLOCK))
+    information = found.get(_INFORMATION, {})
+    specific = found.get(_SENSE_KEY_SPECIFIC, {})
+    command = found.get(_COMMAND_SPECIFIC, {})
+    lengths = (found.get(kind, {}).get("incorrect_length") for kind in (_STREAM, _BLOCK))
     return Sense(
         response_code=fields["response_code"],
         deferred=fields["response_code"] == DESCRIPTOR_DEFERRED,
         sense_key=fields["sense_key"],
         asc=fields["asc"],
         ascq=fields["ascq"],
-        information=information if found.get(f"{_INFORMATION}.valid") else None,
-        command_specific_information=found.get(f"{_COMMAND_SPECIFIC}.command_specific_information"),
-        sense_key_specific=specific if found.get(f"{_SENSE_KEY_SPECIFIC}.sksv") else None,
-        field_replaceable_unit_code=found.get(f"{_FRU}.field_replaceable_unit_code", 0),
+        information=information["information"] if information.get("valid") else None,
+        command_specific_information=command.get("command_specific_information"),
+        sense_key_specific=specific["sense_key_specific"] if specific.get("sksv") else None,
+        field_replaceable_unit_code=found.get(_FRU, {}).get("field_replaceable_unit_code", 0),
         incorrect_length=any(lengths),
     )
 

@@ -134,10 +134,7 @@ def report_supported_operation_codes(
     """REPORT SUPPORTED OPERATION CODES (6.35): all, or one command with its usage map."""
     if opcode is None and service_action is not None:
         raise LocalProtocolError("a service action is asked for without its operation code")
-    if opcode is None:
-        options = 0
-    else:
-        options = 1 if service_action is None else 2
+    options = (opcode is not None) + (service_action is not None)
     return _SUPPORTED_OPCODES.pack(
         Opcode.MAINTENANCE_IN,
         MaintenanceIn.REPORT_SUPPORTED_OPERATION_CODES,

@@ -33,6 +33,7 @@ _HEADER = Layout(
     uint("page_code", 8),
     uint("page_length", 16),
 )
+_PAGE_CODES = 256
 
 
 def vpd_length(data: BytesLike) -> int:
@@ -80,7 +81,13 @@ class SupportedPages:
 
     @classmethod
     def parse(cls, data: BytesLike) -> SupportedPages:
-        """Raises ProtocolError for another page."""
+        """Raises ProtocolError for another page.
+
+        Standard INQUIRY data cannot be told by its second byte, which is 00h as the page code of
+        this page; but its version then stands in the page length, and makes it impossible.
+        """
+        if vpd_length(data) > _HEADER.size + _PAGE_CODES:
+            raise ProtocolError("the list of VPD pages is longer than there are pages")
         return cls(tuple(vpd_body(data, cls.PAGE)))
 
     def build(self) -> bytes:

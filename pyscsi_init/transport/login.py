@@ -19,6 +19,7 @@ from ..errors import (
     IscsiError,
     LoginError,
     LoginRedirected,
+    LoginRejected,
     ProtocolError,
     TargetAuthenticationFailed,
 )
@@ -69,19 +70,30 @@ class LoginPlan:
             if error.permanent and portal in self.portals:
                 self.portals[self.portals.index(portal)] = self.target
             return Step.FOLLOW
+        if self._other_algorithm_may_help(error, algorithm):
+            assert self.chap is not None  # noqa: S101  (for mypy: asked above)
+            self.chap = replace(self.chap, algorithms=MD5_ONLY)
+            return Step.AGAIN_WITH_MD5
         if isinstance(error, AuthenticationFailed):
-            chap = self.chap
-            if chap is not None and chap.algorithms != MD5_ONLY and 5 in chap.algorithms:
-                # Targets exist that take 7 and mean SHA1 by it, and some that refuse a list.
-                if algorithm != 5:
-                    self.chap = replace(chap, algorithms=MD5_ONLY)
-                    return Step.AGAIN_WITH_MD5
             return Step.GIVE_UP
         if isinstance(error, (TargetAuthenticationFailed, ProtocolError)):
             return Step.GIVE_UP
         if isinstance(error, (ConnectError, LoginError)):
             return Step.NEXT_PORTAL
         return Step.GIVE_UP
+
+    def _other_algorithm_may_help(self, error: IscsiError, algorithm: int | None) -> bool:
+        """Targets exist that take 7 and mean SHA1 by it, and some that refuse any list; they say so
+        with 0201, or with a mere 0200 after they chose."""
+        if self.chap is None or self.chap.algorithms == MD5_ONLY or 5 not in self.chap.algorithms:
+            return False
+        if isinstance(error, AuthenticationFailed):
+            return algorithm != 5
+        return (
+            isinstance(error, LoginRejected)
+            and (error.status_class, error.status_detail) == (2, 0)
+            and algorithm not in (None, 5)
+        )
 
 
 def _first_portal(addresses: Sequence[str]) -> Portal | None:

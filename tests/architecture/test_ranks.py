@@ -20,6 +20,7 @@ RANKS = {
         ("session",),
         ("transport",),
         ("discovery", "device"),
+        ("blocking",),
     ),
     "fusefs": (
         ("errors", "spec"),

@@ -22,7 +22,7 @@ from typing import Any
 
 import anyio
 
-from fusefs.fuse import make_channel
+from fusefs.fuse import InitReply, make_channel
 from fusefs.host import LinuxHost
 from pyscsi_init.device.fault import FaultDevice, Match
 from pyscsi_init.device.interface import BlockDevice, Limits, Operation
@@ -82,6 +82,12 @@ class _Served:
     def stop(self) -> None:
         self.channel.stop()
 
+    def init(self) -> dict[str, int]:
+        return asdict(self.channel.init)
+
+    def resend(self) -> None:
+        self.channel.request_resend()
+
 
 async def _serve(options: dict[str, Any]) -> None:
     fd: int = options["fd"]
@@ -91,7 +97,12 @@ async def _serve(options: dict[str, Any]) -> None:
     device: BlockDevice = fault or ram
     async with open_reactor() as reactor:
         channel = make_channel(
-            options["kind"], fd, device, reactor=reactor, read_only=options["read_only"]
+            options["kind"],
+            fd,
+            device,
+            reactor=reactor,
+            read_only=options["read_only"],
+            init=InitReply(**options["init"]) if options["init"] else None,
         )
         served = _Served(ram, fault, channel)
         unfinished = b""
@@ -143,9 +154,11 @@ class FuseServer:
         read_only: bool = False,
         fault: bool = False,
         limits: dict[str, int] | None = None,
+        successor_of: FuseServer | None = None,
         **ram: bool,
     ) -> None:
         self.host = LinuxHost()
+        self._predecessor = successor_of
         self.mountpoint = directory / "mnt"
         self.mountpoint.mkdir(exist_ok=True)
         self.path = self.mountpoint / "lun"
@@ -158,15 +171,22 @@ class FuseServer:
             "fault": fault,
             "limits": limits or {},
             "ram": ram,
+            "init": None,
         }
+        self._fd = -1
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> FuseServer:
-        fd = self.host.open_fuse()
+        if self._predecessor is not None:
+            self._fd = fd = os.dup(self._predecessor._fd)
+            self._options["init"] = self._predecessor._options["init"]
+        else:
+            self._fd = fd = self.host.open_fuse()
         try:
-            self.connection = self.host.fuse_mount(
-                fd, str(self.mountpoint), source="pyscsi-test", options=("allow_other",)
-            )
+            if self._predecessor is None:
+                self.connection = self.host.fuse_mount(
+                    fd, str(self.mountpoint), source="pyscsi-test", options=("allow_other",)
+                )
             self.process = subprocess.Popen(
                 [
                     sys.executable,
@@ -180,15 +200,26 @@ class FuseServer:
                 cwd=Path(__file__).resolve().parent.parent.parent,
                 env=processes.environment(),
             )
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
         assert self._line() == "serving"
         return self
+
+    def remember_init(self) -> None:
+        """What a successor needs to know; after the kernel has asked."""
+        self._options["init"] = self.call("init")
+
+    def kill(self) -> None:
+        """SIGKILL. The descriptor is still open here, so the connection lives on."""
+        processes.end(self.process.pid)
+        self.process.wait()
 
     def __exit__(self, *exc_info: object) -> None:
         try:
             self.unmount()
         finally:
+            os.close(self._fd)
             self.end()
 
     def unmount(self) -> None:
@@ -230,9 +261,7 @@ class FuseServer:
 
 
 @contextlib.contextmanager
-def loop_device(
-    path: Path, *, block_size: int = 512, read_only: bool = False
-) -> Iterator[str]:
+def loop_device(path: Path, *, block_size: int = 512, read_only: bool = False) -> Iterator[str]:
     """A loop device with direct I/O over a served file."""
     host = LinuxHost()
     device = host.loop_attach(str(path), block_size=block_size, read_only=read_only)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import shutil
 import subprocess
 import tokenize
 from collections.abc import Iterator
@@ -16,25 +17,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("pyscsi_init", "fusefs")
+NOT_OURS = {
+    ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".cache",
+    "__pycache__", "build", "dist", "bench-results",
+}  # fmt: skip
 
 
 @functools.cache
 def project_files() -> tuple[Path, ...]:
     """Every file that is, or would be, under version control."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    if listed.returncode == 0 and listed.stdout:
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        listed = subprocess.run(
+            [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
         names = listed.stdout.decode().rstrip("\0").split("\0")
         return tuple(sorted(path for name in names if (path := ROOT / name).is_file()))
-    return tuple(  # an unpacked source distribution
+    # An unpacked source distribution, or no git: everything but what tools leave behind.
+    return tuple(
         sorted(
             path
             for path in ROOT.rglob("*")
-            if path.is_file() and not any(part.startswith(".") for part in path.parts[:-1])
+            if path.is_file() and not set(path.relative_to(ROOT).parts) & NOT_OURS
         )
     )
 

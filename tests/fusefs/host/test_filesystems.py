@@ -134,6 +134,17 @@ def test_a_dirty_xfs_log_gives_no_verdict(
         host.loop_detach(copy)
 
 
+def test_a_damaged_xfs_is_found_by_a_full_check(host: LinuxHost, make_device: MakeDevice) -> None:
+    device = make_device(300, "mkfs.xfs", "-q")
+    assert host.fsck(device.path, "xfs", full=True).ran
+    with open(device.backing_file, "r+b") as file:
+        file.seek(300 * MIB // 4)  # the superblock of the second allocation group
+        file.write(os.urandom(512))
+    with pytest.raises(HasFilesystemErrors) as caught:
+        host.fsck(device.path, "xfs", full=True)
+    assert "AG 1 super" in caught.value.output
+
+
 def test_errors_that_a_person_must_judge(host: LinuxHost, make_device: MakeDevice) -> None:
     device = make_device(64, "mkfs.ext4", "-q", "-b", "4096", "-O", "^metadata_csum")
     with open(device.backing_file, "r+b") as file:

@@ -223,6 +223,20 @@ def test_digest_setting_is_looked_at_again_for_a_pending_pdu() -> None:
     assert feed(framer, stream[50:]) == [NopIn(data=b"1234")]
 
 
+def test_a_digest_that_is_switched_off_is_not_waited_for() -> None:
+    framer = Framer(8192)
+    framer.header_digest = True
+    fill(framer, wire([NopIn()]))
+    assert framer.next_frame() is None
+    framer.header_digest = False
+    assert framer.next_frame() is not None
+    framer.data_digest = True
+    fill(framer, wire([NopIn(data=b"1234")]))
+    assert framer.next_frame() is None
+    framer.data_digest = False
+    assert framer.next_frame() is not None
+
+
 # -- memory and cost -----------------------------------------------------------------------------
 
 
@@ -277,7 +291,7 @@ def test_the_receive_buffer_is_never_empty_nor_tiny_after_small_pdus() -> None:
     while stream:
         buffer = framer.receive_buffer()
         assert len(buffer) >= 4096
-        count = min(len(buffer), len(stream))
+        count = min(997, len(stream))
         buffer[:count] = stream[:count]
         framer.bytes_received(count)
         stream = stream[count:]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker tells about its volume: plain values of the LUN, the session and the channel.
+
+One place for the words of the ``ready`` document and of the ``status`` reply, so that they cannot
+drift apart. Everything here is JSON and holds no secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from fusefs.fuse import Channel
+from fusefs.host import Refusal
+from pyscsi_init import BlockDevice, Identity, LogicalUnit, Session
+from pyscsi_init.names import isid_text
+
+
+def identity_facts(identity: Identity) -> dict[str, Any]:
+    """What tells this logical unit from any other (volume/checks.py compares it)."""
+    return {
+        "name": identity.name,
+        "key": identity.key,
+        "block_size": identity.block_size,
+        "size_bytes": identity.size_bytes,
+        "witnesses": list(identity.witnesses),
+    }
+
+
+def session_facts(session: Session) -> dict[str, Any]:
+    """The I_T nexus, in the standard's words."""
+    return {
+        "target": session.target_name,
+        "portal": str(session.portal) if session.portal else "",
+        "initiator_name": session.initiator_name,
+        "isid": isid_text(session.isid),
+        "tsih": session.tsih,
+        "state": session.state.name,
+        "keys": session.parameters.as_keys(),
+    }
+
+
+def ready_facts(
+    device: BlockDevice, *, fuse_connection: int, refusals: Sequence[Refusal]
+) -> dict[str, Any]:
+    """The facts of the ``ready`` document."""
+    facts: dict[str, Any] = {
+        "size_bytes": device.size_bytes,
+        "block_size": device.block_size,
+        "write_protected": device.read_only,
+        "fuse_connection": fuse_connection,
+        "protection_refused": [str(refusal) for refusal in refusals],
+    }
+    if isinstance(device, LogicalUnit):
+        facts["block_size"] = device.identity.block_size
+        facts["identity"] = identity_facts(device.identity)
+        facts["session"] = session_facts(device.session)
+    return facts
+
+
+def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
+    """The reply to ``status``."""
+    io = dataclasses.asdict(channel.statistics)
+    status: dict[str, Any] = {
+        "size_bytes": device.size_bytes,
+        "io": io,
+        "recovering": False,
+        "recoveries": 0,
+        "last_error": "",
+    }
+    if isinstance(device, LogicalUnit):
+        session = device.session
+        status["session"] = session_facts(session)
+        status["recovering"] = session.recovering and session.failed is None
+        status["failed"] = str(session.failed) if session.failed else ""
+        status["recoveries"] = session.statistics.recoveries
+        status["last_error"] = str(session.last_error) if session.last_error else ""
+    return status

@@ -4,8 +4,8 @@
     with pyscsi_init.blocking.open_lun("iscsi://10.0.0.5/iqn.2001-04.com.example:disk/1") as lun:
         data = lun.read(0, 4096)
 
-An event loop runs in a thread of its own for as long as the block does; keepalive and recovery go on
-between the calls. The calls may come from any thread, also several at once.
+An event loop runs in a thread of its own for as long as the block does; keepalive and recovery go
+on between the calls. The calls may come from any thread, also several at once.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class BlockingLogicalUnit:
         """The range reads as zeros on return."""
         self._portal.call(self._unit.write_zeroes, offset, length)
 
-    def execute(
-        self, cdb: bytes, *, data_out: Buffer = b"", data_in_length: int = 0
-    ) -> ScsiResult:
+    def execute(self, cdb: bytes, *, data_out: Buffer = b"", data_in_length: int = 0) -> ScsiResult:
         """Send any CDB."""
         return self._portal.call(
             lambda: self._unit.execute(cdb, data_out=data_out, data_in_length=data_in_length)

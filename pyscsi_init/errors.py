@@ -4,10 +4,12 @@
 The tree is split by whose fault it is, so that a caller can catch at the right height::
 
     IscsiError
-    ├── ConfigurationError            you: a value that cannot work (names it, the reason, the remedy)
+    ├── ConfigurationError            you: a value that cannot work (names it, the reason, the
+    remedy)
     │   ├── InvalidName               an iSCSI name that RFC 7143 4.2.7 does not allow
     │   ├── InvalidUrl                a URL or portal that cannot be read
-    │   └── SecretError               a CHAP secret that is missing, too short, equal both ways, or in a wrong place
+    │   └── SecretError               a CHAP secret that is missing, too short, equal both ways, or
+    in a wrong place
     ├── LocalProtocolError            you: an intention that the state does not allow
     ├── ProtocolError                 the peer: bytes or a sequence that the standard forbids
     │   └── HeaderDigestError         the peer or the wire: framing is lost with it
@@ -20,7 +22,8 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
     │   │   ├── TargetRemoved         0204
     │   │   └── TargetUnavailable     class 3: may be tried again later
     │   ├── LoginRedirected           Status-Class 1 (address, permanent): followed by the transport
-    │   ├── TargetAuthenticationFailed   mutual CHAP: the target did not prove that it knows the secret
+    │   ├── TargetAuthenticationFailed   mutual CHAP: the target did not prove that it knows the
+    secret
     │   ├── NegotiationFailed         a key with an answer that cannot be accepted (key, value)
     │   └── LoginTimeout              the login phase took longer than it may
     ├── ConnectionLost                the TCP connection or the session ended under a task
@@ -30,9 +33,11 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
     │   ├── TaskTimeout               no answer in time, after the abort ladder
     │   ├── TaskRejected              Reject PDU (reason)
     │   ├── DeliveryFailure           SCSI Response with Response != 00h
-    │   └── OutcomeUnknown            the connection died; the task may or may not have been done, and
+    │   └── OutcomeUnknown            the connection died; the task may or may not have been done,
+    and
     │                                 repeating it is not safe
-    ├── ScsiError                     the logical unit ended the command with a status other than GOOD
+    ├── ScsiError                     the logical unit ended the command with a status other than
+    GOOD
     │   ├── CheckCondition            status 02h with sense (sense_key, asc, ascq, information)
     │   │   ├── NotReady  MediumError  HardwareError  IllegalRequest  UnitAttention
     │   │   ├── DataProtect           write protected
@@ -95,7 +100,8 @@ class LocalProtocolError(IscsiError):
 
 
 class ProtocolError(IscsiError):
-    """The peer broke RFC 7143, or sent bytes that are no PDU. The only error that bad bytes raise."""
+    """The peer broke RFC 7143, or sent bytes that are no PDU. The only error that bad bytes
+    raise."""
 
 
 class HeaderDigestError(ProtocolError):
@@ -207,7 +213,8 @@ class DeliveryFailure(TaskError):
 
 
 class OutcomeUnknown(TaskError):
-    """The connection died under a command that must not be repeated: it may have been done or not."""
+    """The connection died under a command that must not be repeated: it may have been done or
+    not."""
 
 
 class ScsiError(IscsiError):

@@ -3,8 +3,8 @@
 
 A secret reaches this package from an argument, a file or the environment; from there on it is a
 :class:`Secret`, whose ``repr`` and ``str`` are redacted, so that no log line, exception text or
-state file can carry it by accident. ``reveal()`` is the only way out, and only login/chap.py and the
-pipe to a worker process call it.
+state file can carry it by accident. ``reveal()`` is the only way out, and only login/chap.py and
+the pipe to a worker process call it.
 """
 
 from __future__ import annotations
@@ -82,5 +82,7 @@ def read_secret_file(path: str | Path) -> Secret:
         ) from error
     raw = raw.removesuffix(b"\n").removesuffix(b"\r")
     if not raw:
-        raise SecretError(f"CHAP secret file {str(path)!r}", None, "is empty", "write the secret in it")
+        raise SecretError(
+            f"CHAP secret file {str(path)!r}", None, "is empty", "write the secret in it"
+        )
     return Secret(raw)

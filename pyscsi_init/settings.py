@@ -33,7 +33,8 @@ class Settings:
     data_digest: tuple[str, ...] = ("None",)
     """DataDigest offer, like header_digest."""
     initial_r2t: bool = False
-    """InitialR2T offer: False lets us send FirstBurstLength without asking, if the target agrees."""
+    """InitialR2T offer: False lets us send FirstBurstLength without asking, if the target
+    agrees."""
     immediate_data: bool = True
     """ImmediateData offer."""
     max_recv_data_segment_length: int = 262144
@@ -175,7 +176,9 @@ def _convert(name: str, value: Any) -> Any:
         return None
     if isinstance(value, str):
         try:
-            return float(value) if _FIELDS[name].type in ("float", "float | None") else int(value, 0)
+            return (
+                float(value) if _FIELDS[name].type in ("float", "float | None") else int(value, 0)
+            )
         except ValueError:
             return value
     return value

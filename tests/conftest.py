@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,30 @@ def _machine(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("tgt"):
         requirements.require("tgtd")
         requirements.require("tgtadm")
+
+
+def _no_skip_on_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """On a build machine a skipped test is a failed one, whoever skipped it."""
+    if not report.skipped or hasattr(report, "wasxfail") or not requirements.on_ci():
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if requirements.KERNEL_LACKS not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"{reason} (CI=true: nothing may be skipped)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _no_skip_on_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _no_skip_on_ci(report)
+    return report
 
 
 # -- silence ------------------------------------------------------------------------------------

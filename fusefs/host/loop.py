@@ -68,6 +68,7 @@ def attach(
         f"attaching {file} to a loop device",
         timeout_s,
         lambda: _attach(file, block_size, read_only, direct_io),
+        undo=lambda late: _clear(late.number),
     )
 
 

@@ -120,6 +120,7 @@ def mount(
             f"mounting {device} on {directory}",
             timeout_s,
             lambda: syscalls.mount(device, directory, fstype, flags, data),
+            undo=lambda _: syscalls.umount(directory, syscalls.MNT_DETACH),
         )
     except OSError as fault:
         raise MountFailed(
@@ -164,7 +165,12 @@ def bind(source: str, target: str, *, read_only: bool, timeout_s: float) -> None
             raise
 
     try:
-        bounded(f"binding {source} to {target}", timeout_s, call)
+        bounded(
+            f"binding {source} to {target}",
+            timeout_s,
+            call,
+            undo=lambda _: syscalls.umount(target, syscalls.MNT_DETACH),
+        )
     except OSError as fault:
         raise MountFailed(
             source, target, fault.errno or 0, remedy=_BIND_REMEDIES.get(fault.errno or 0, "")

@@ -49,6 +49,8 @@ class StartDocument:
     directory: str
     """The volume's directory: control socket in it."""
     fuse_directory: str
+    state_directory: str
+    """Where the initiator name of this host is kept when nobody gave one."""
     deadline_s: float
     """Everything up to ``ready`` is done within this, or undone."""
 
@@ -62,6 +64,7 @@ class StartDocument:
                 "isid": self.isid.hex(),
                 "directory": self.directory,
                 "fuse_directory": self.fuse_directory,
+                "state_directory": self.state_directory,
                 "deadline_s": self.deadline_s,
             }
         )
@@ -84,6 +87,7 @@ class StartDocument:
                 isid=bytes.fromhex(values["isid"]),
                 directory=str(values["directory"]),
                 fuse_directory=str(values["fuse_directory"]),
+                state_directory=str(values["state_directory"]),
                 deadline_s=float(values["deadline_s"]),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -334,6 +334,7 @@ def main(opener: Opener = open_volume) -> int:
     _prepare_process()
     try:
         document = read_document(0)
+        os.environ["PYSCSI_INIT_STATE_DIR"] = document.state_directory
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(null, 0)
         os.close(null)

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the host from an event loop: in a worker thread, to their end, and undone when
-cancelled.
+"""Calls of the host from an event loop: in a thread, and to their end even when cancelled.
 
 A system call cannot be taken back. So a cancelled caller does not walk away from mount(2): it waits
 for it, and when that takes too long because the target below is gone, it pulls the rug: the FUSE
 connection is aborted, every request under the call fails, and the call ends. Only then the
-cancellation goes on, with whatever the call did already written into the list of things to undo.
+cancellation goes on, and what the call did can be undone.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import anyio
@@ -59,25 +56,6 @@ async def host_call(function: Callable[[], T], abort: Callable[[], object] | Non
             raise
     if faults:
         raise faults[0]
-    return results[0]
-
-
-async def acquire(
-    undo: AsyncExitStack,
-    function: Callable[[], T],
-    release: Callable[[T], Awaitable[None]],
-    abort: Callable[[], object] | None = None,
-) -> T:
-    """Run ``function`` in a thread and see to it that ``release`` is called with its result.
-
-    Cancellation: if ``function`` came to a result, ``release`` is on the stack all the same.
-    """
-    results: list[T] = []
-    try:
-        await host_call(lambda: results.append(function()), abort)
-    finally:
-        if results:
-            undo.push_async_callback(shielded, functools.partial(release, results[0]))
     return results[0]
 
 

@@ -130,6 +130,7 @@ class VolumeManager:
             isid = await host_call(functools.partial(isids.stored_isid, isid_path, spec.name))
             volume = Composition(
                 self._pieces(state),
+                state_directory=str(self._directories.state),
                 launch=self._launch,
                 chap=chap,
                 isid=isid,

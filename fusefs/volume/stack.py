@@ -24,7 +24,7 @@ from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedRead
 from fusefs.host import LoopDevice
 from fusefs.process.launch import StartedWorker, start_worker
 from fusefs.process.messages import StartDocument
-from fusefs.volume.hostcalls import acquire, shielded
+from fusefs.volume.hostcalls import shielded
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.pieces import Pieces, loop_to_json
 from fusefs.volume.state import Bind, VolumeState
@@ -64,7 +64,11 @@ async def compose(volume: Composition) -> VolumeState:
 
 
 class Composition(Pieces):
-    """The steps of :func:`compose` for one volume."""
+    """The steps of :func:`compose` for one volume.
+
+    What takes a step back is registered before the step: it may have had its effect although it
+    failed, and each way back looks for what there is.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Composition(Pieces):
         chap: Chap | None = None,
         isid: bytes = b"",
         progress: ProgressCallback | None = None,
+        state_directory: str = "",
         launch: Launcher = start_worker,
         admission: Admission | None = None,
         mountpoint: str = "",
@@ -84,6 +89,7 @@ class Composition(Pieces):
         self._chap = chap
         self._isid = isid
         self._progress = progress or (lambda _step: None)
+        self._state_directory = state_directory
         self._launch = launch
         self._admission = admission
 
@@ -111,6 +117,7 @@ class Composition(Pieces):
             isid=self._isid,
             directory=str(self.paths.directory),
             fuse_directory=str(self.paths.fuse),
+            state_directory=self._state_directory,
             deadline_s=ATTACH_DEADLINE_S,
         )
 
@@ -133,16 +140,14 @@ class Composition(Pieces):
     async def attach_the_loop(self, undo: AsyncExitStack) -> LoopDevice:
         """A block device over the file, with the LUN's own block size."""
         self._progress("attach the loop device")
-        device = await acquire(
-            undo,
-            functools.partial(
-                self.host.loop_attach,
-                str(self.paths.file),
-                block_size=int(self.state.facts["block_size"]),
-                read_only=self.state.spec.read_only,
-            ),
-            lambda _device: self.undo("loop device", self.detach_loop),
-            self.abort,
+        undo.push_async_callback(
+            shielded, functools.partial(self.undo, "loop device", self.detach_loop)
+        )
+        device = await self.call(
+            self.host.loop_attach,
+            str(self.paths.file),
+            block_size=int(self.state.facts["block_size"]),
+            read_only=self.state.spec.read_only,
         )
         await self.save(loop=loop_to_json(device))
         return device

@@ -5,8 +5,8 @@ It owns ExpStatSN, CID and the digests, carries the login phase to its end, and 
 bytes for the socket. It knows no command and no task: those are the session's. It does no I/O and
 reads no clock; whoever owns the socket moves the bytes.
 
-INVARIANT: whole PDUs enter ``outbox`` and its bytes leave in order; ``bytes_sent`` is the only thing
-that removes them. A PDU is therefore never torn, whoever is cancelled.
+INVARIANT: whole PDUs enter ``outbox`` and its bytes leave in order; ``bytes_sent`` is the only
+thing that removes them. A PDU is therefore never torn, whoever is cancelled.
 (tests/pyscsi_init/connection/test_machine.py)
 """
 
@@ -166,7 +166,7 @@ class ConnectionMachine:
         for request in self.login.requests():
             self.send(request)
 
-    def login_frame_received(self, frame: Frame, now: float) -> LoginResult | None:
+    def login_frame_received(self, frame: Frame) -> LoginResult | None:
         """Take a PDU of the login phase; the result once full feature phase is reached.
 
         Raises:
@@ -175,15 +175,15 @@ class ConnectionMachine:
         """
         if frame.opcode != TargetOpcode.LOGIN_RESPONSE:
             raise ProtocolError(
-                f"opcode {frame.opcode:02x}h in the login phase, where only a login response may come"
+                f"opcode {frame.opcode:02x}h in the login phase, where only login responses come"
             )
         response = decode_target_pdu(frame)
-        assert isinstance(response, LoginResponse)  # noqa: S101  (for mypy: the opcode was checked)
+        assert isinstance(response, LoginResponse)  # noqa: S101  (for mypy)
         # RFC 7143 11.13.5: with a Status-Class other than 0 the numbers mean nothing.
         if response.status_class == 0:
             if self._stat_sn_known and response.stat_sn != self.exp_stat_sn:
                 raise ProtocolError(
-                    f"login response with StatSN {response.stat_sn} where {self.exp_stat_sn} comes next"
+                    f"login response with StatSN {response.stat_sn}, {self.exp_stat_sn} comes next"
                 )
             self._stat_sn_known = True
             self.exp_stat_sn = (response.stat_sn + 1) & 0xFFFFFFFF

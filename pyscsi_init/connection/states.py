@@ -42,7 +42,7 @@ class Transition(enum.Enum):
     T15_LOST = "connection lost"
     T16_LOST = "connection lost before the requested logout"
     T17_LOGOUT_FAILED = "logout refused, timed out or torn"
-    T18_SESSION_CLOSED = "the session was logged out on another connection"
+    T18_SESSION_CLOSED = "the session was logged out on another connection, as the target asked"
     M1_CLEANED_UP = "recovery is over or timed out"
 
 

@@ -74,7 +74,7 @@ async def reset_unit(session: Session, lun: bytes) -> None:
         if response == 0:
             return
     raise DeliveryFailure(
-        f"the target refuses LOGICAL UNIT RESET (response {response:02x}h); without it a lost write "
-        f"could still land on top of a newer one, so nothing is sent again",
+        f"the target refuses LOGICAL UNIT RESET (response {response:02x}h); without it a lost "
+        f"write could still land on top of a newer one, so nothing is sent again",
         response=response,
     )

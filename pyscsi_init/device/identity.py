@@ -64,8 +64,8 @@ def check_same_unit(old: Identity, new: Identity) -> None:
             )
     if new.size_bytes < old.size_bytes:
         raise CapacityShrunk(
-            f"the logical unit shrank from {old.size_bytes} to {new.size_bytes} bytes while it was in "
-            f"use; detach the volume and look at the target"
+            f"the logical unit shrank from {old.size_bytes} to {new.size_bytes} bytes while it was "
+            f"in use; detach the volume and look at the target"
         )
 
 
@@ -105,9 +105,9 @@ def read_witnesses(head: bytes | bytearray | memoryview) -> tuple[str, ...]:
 class ContentWitness:
     """What the start of the disk must look like, kept up to date by our own writes.
 
-    Our own mkfs changes the UUIDs; so the start of the disk is shadowed: every write to it is applied
-    here too. ``acceptable`` holds all contents that could be on the disk: more than one only while
-    writes to the start are in flight, whose outcome a loss would leave unknown.
+    Our own mkfs changes the UUIDs; so the start of the disk is shadowed: every write to it is
+    applied here too. ``acceptable`` holds all contents that could be on the disk: more than one
+    only while writes to the start are in flight, whose outcome a loss would leave unknown.
     """
 
     def __init__(self, head: bytes) -> None:
@@ -170,5 +170,5 @@ class ContentWitness:
             expected = " or ".join(text(each) for each in sorted(self.acceptable))
             raise IdentityMismatch(
                 f"the disk that answers at this address has another content: {text(found)} where "
-                f"{expected} was; nothing is written to it. Detach the volume and look at the target"
+                f"{expected} was; nothing is written to it. Detach the volume, look at the target"
             )

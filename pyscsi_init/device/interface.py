@@ -42,8 +42,9 @@ class BlockRequest:
     before completion). It is None for the others. ``fua`` asks for a WRITE, DISCARD or WRITE_ZEROES
     that is on stable storage when it completes.
 
-    The device calls ``completion(request)`` exactly once, possibly before ``submit`` returns, on the
-    thread of the event loop; ``error`` is then None or what went wrong. ``context`` is the caller's.
+    The device calls ``completion(request)`` exactly once, possibly before ``submit`` returns, on
+    the thread of the event loop; ``error`` is then None or what went wrong. ``context`` is the
+    caller's.
     """
 
     __slots__ = ("buffer", "completion", "context", "error", "fua", "length", "offset", "operation")
@@ -79,7 +80,8 @@ class BlockRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a device takes, in bytes. A layer above splits to it; 0 means not limited or not known."""
+    """What a device takes, in bytes. A layer above splits to it; 0 means not limited or not
+    known."""
 
     max_transfer_bytes: int = 0
     """Largest READ or WRITE."""

@@ -17,8 +17,7 @@ from ..errors import InvalidUrl, LoginTimeout, ReadOnlyDevice, SecretError
 from ..scsi import StandardInquiry, encode_lun
 from ..secret import Chap, Secret
 from ..settings import Settings
-from ..transport import Reactor, ScsiResult, Session, open_session
-from ..transport.session import OPEN_TIMEOUT
+from ..transport import OPEN_TIMEOUT, Reactor, ScsiResult, Session, open_session
 from ..url import IscsiUrl, parse_url
 from .alignment import AlignmentDevice
 from .driver import drive
@@ -27,8 +26,8 @@ from .probe import UnitFacts, probe_unit, read_head
 from .scsi_block import ScsiBlockDevice
 from .splitting import SplittingDevice
 
-SECRET_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
-MUTUAL_SECRET_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
+CHAP_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
+MUTUAL_CHAP_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
 
 
 class LogicalUnit(AlignmentDevice):
@@ -107,15 +106,15 @@ def resolve_chap(url: IscsiUrl, chap: Chap | Secret | None) -> Chap | None:
         return chap if chap.user or not url.user else replace(chap, user=url.user)
     if not url.user:
         return None
-    secret = os.environ.get(SECRET_VARIABLE)
+    secret = os.environ.get(CHAP_VARIABLE)
     if not secret:
         raise SecretError(
             f"CHAP secret of user {url.user!r}",
             None,
             "is missing",
-            f"give it as an argument, in a file, or in the environment variable {SECRET_VARIABLE}",
+            f"give it as an argument, in a file, or in the environment variable {CHAP_VARIABLE}",
         )
-    mutual = os.environ.get(MUTUAL_SECRET_VARIABLE)
+    mutual = os.environ.get(MUTUAL_CHAP_VARIABLE)
     return Chap(
         user=url.user, secret=Secret(secret), mutual_secret=Secret(mutual) if mutual else None
     )
@@ -158,8 +157,8 @@ async def open_lun(
 ) -> AsyncIterator[LogicalUnit]:
     """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
 
-    ``url`` is ``iscsi://[user@]host[:port][,host...]/target-name/lun``; several portals are tried in
-    order. With a user name in it and no ``chap``, the secret comes from the environment variable
+    ``url`` is ``iscsi://[user@]host[:port][,host...]/target-name/lun``; several portals are tried
+    in order. With a user name in it and no ``chap``, the secret comes from the environment variable
     PYSCSI_INIT_CHAP_SECRET. Runs on asyncio and on trio.
 
     With ``read_only`` nothing that writes is ever sent. When the session is lost, requests wait and

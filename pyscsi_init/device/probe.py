@@ -132,7 +132,8 @@ def probe_inquiry(what: str) -> Steps[StandardInquiry]:
             standard.peripheral_device_type, f"device type {standard.peripheral_device_type:02x}h"
         )
         raise NotABlockDevice(
-            f"{what} is {kind} ({standard.vendor} {standard.product}), no disk; `luns` lists the disks"
+            f"{what} is {kind} ({standard.vendor} {standard.product}), no disk; "
+            f"`luns` lists the disks"
         )
     if standard.peripheral_qualifier != 0:
         raise LunNotFound(f"{what}: no device is connected there at present")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 
 from ..errors import IdentityMismatch, IscsiError, TaskAborted, Unsupported
-from ..scsi import Action, Status, parse_sense, scsi_error, sense_action
+from ..scsi import REPEATABLE, Action, Status, parse_sense, scsi_error, sense_action
 from ..session import Replay, ScsiTask
 from ..transport import Session
 from .driver import drive
@@ -34,6 +34,16 @@ MAX_DELAYED_RETRIES = 90
 """Waits of at most a second: a failover of a target that answers BUSY takes tens of seconds."""
 
 _MODIFYING = frozenset({Operation.WRITE, Operation.DISCARD, Operation.WRITE_ZEROES})
+
+
+_LOOK_AGAIN = frozenset(
+    {
+        Action.REREAD_CAPACITY,
+        Action.REREAD_IDENTITY,
+        Action.RESCAN_LUNS,
+        Action.OUT_OF_RANGE,
+    }
+)
 
 
 class ScsiBlockDevice(BlockDevice):
@@ -69,6 +79,7 @@ class ScsiBlockDevice(BlockDevice):
         self._tasks: dict[BlockRequest, ScsiTask | None] = {}
         self._retries: dict[BlockRequest, tuple[int, int]] = {}
         self._then_flush: set[BlockRequest] = set()
+        self._held: list[BlockRequest] = []
         self._rechecking = False
         self._refreshing = False
         session.restorers.append(self._restore)
@@ -177,13 +188,15 @@ class ScsiBlockDevice(BlockDevice):
         if action is Action.RETRY_DELAYED:
             self._again_later(request, task, retries, waits)
             return
-        if action is Action.REREAD_CAPACITY:
-            self._recheck()
-        elif action in (Action.REREAD_IDENTITY, Action.RESCAN_LUNS):
-            self._recheck()
-        elif action is Action.DEFERRED:
+        if action is Action.COMPLETE_GOOD:
+            log.warning("%s: %s", self.what, scsi_error(status, task.sense, what))
+            self._finish(request, None)
+            return
+        if action is Action.DEFERRED:
             log.error("%s: %s", self.what, scsi_error(status, task.sense, "an earlier command"))
-        if action in (Action.COMPLETE_ERROR, Action.PATH_ERROR) or retries >= MAX_RETRIES:
+        if action in _LOOK_AGAIN:
+            self._recheck()
+        if action not in REPEATABLE or retries >= MAX_RETRIES:
             error = scsi_error(status, task.sense, what)
             if self.commands.learn(request.operation, sense):
                 # The unit does not know this command: another one does the same.
@@ -198,7 +211,12 @@ class ScsiBlockDevice(BlockDevice):
             self._finish(request, error)
             return
         self._retries[request] = (retries + 1, waits)
-        self._send(request)
+        if action is Action.REREAD_IDENTITY:
+            # It may be another unit now: the request waits until that is known.
+            self._tasks[request] = None
+            self._held.append(request)
+        else:
+            self._send(request)
 
     def _again_later(self, request: BlockRequest, task: ScsiTask, retries: int, waits: int) -> None:
         if waits >= MAX_DELAYED_RETRIES:
@@ -266,6 +284,10 @@ class ScsiBlockDevice(BlockDevice):
                 log.warning("%s: it said that it changed, but not how: %s", self.what, error)
             finally:
                 self._rechecking = False
+                held, self._held = self._held, []
+                for request in held:
+                    if self._tasks.get(request, request) is None:
+                        self._send(request)
 
         self.session.reactor.spawn(recheck)
 

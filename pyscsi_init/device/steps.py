@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import ScsiError
-from ..scsi import Action, Status, parse_sense, scsi_error, sense_action
+from ..scsi import Action, SenseKey, Status, parse_sense, scsi_error, sense_action
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,15 @@ def ask(command: Command) -> Steps[Outcome]:
         if outcome.status != Status.CHECK_CONDITION:
             return outcome
         sense = parse_sense(outcome.sense)
-        if (sense.sense_key == 0x6 or sense.deferred) and attentions < MAX_UNIT_ATTENTIONS:
-            attentions += 1
-            continue
-        if sense_action(sense) is Action.RETRY_DELAYED and pauses < MAX_NOT_READY:
+        action = sense_action(sense)
+        if action is Action.COMPLETE_GOOD:
+            return Outcome(Status.GOOD, b"", outcome.data)
+        if action is Action.RETRY_DELAYED and pauses < MAX_NOT_READY:
             pauses += 1
             yield Pause(1.0)
             continue
-        if sense_action(sense) is Action.RETRY and attentions < MAX_UNIT_ATTENTIONS:
+        again = sense.sense_key == SenseKey.UNIT_ATTENTION or sense.deferred
+        if (again or action is Action.RETRY) and attentions < MAX_UNIT_ATTENTIONS:
             attentions += 1
             continue
         return outcome

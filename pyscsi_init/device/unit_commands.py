@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which SCSI command does what a block request asks for, on this logical unit.
 
-Made from what the unit said at attach, corrected by what it refuses later (``learn``): a command that
-it does not know is replaced by another that does the same. Pure: builds CDBs, sends nothing.
+Made from what the unit said at attach, corrected by what it refuses later (``learn``): a command
+that it does not know is replaced by another that does the same. Pure: builds CDBs, sends nothing.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class UnitCommands:
     # -- what the unit refuses -------------------------------------------------------------------
 
     def learn(self, operation: Operation, sense: Sense) -> bool:
-        """Take a refusal; True where the request can now be done in another way, or is done with."""
+        """Take a refusal; True where the request can now be done in another way, or is done
+        with."""
         if sense.sense_key != _ILLEGAL_REQUEST:
             return False
         if sense.asc not in (_INVALID_OPCODE, _INVALID_FIELD, _INVALID_LIST):
@@ -177,8 +178,8 @@ class UnitCommands:
                 self._unmap_same_10 = False
             return True
         if operation is Operation.FLUSH and sense.asc == _INVALID_OPCODE and not self._write_cache:
-            # A unit that knows no SYNCHRONIZE CACHE and claims no write cache has none to flush. One
-            # that claims a cache and cannot flush it loses data: that stays an error.
+            # A unit that knows no SYNCHRONIZE CACHE and claims no write cache has none to flush.
+            # One that claims a cache and cannot flush it loses data: that stays an error.
             self._no_flush = True
             return True
         return False

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SendTargets discovery (RFC 7143 4.3, appendix C): which targets a portal knows, and where they are.
+"""SendTargets discovery (RFC 7143 4.3, appendix C): which targets a portal knows, and where they
+are.
 
 A discovery session of its own, with credentials of its own, in which nothing is sent but the one
 text request and the logout. Names are kept as the target wrote them.

@@ -8,6 +8,7 @@ target may break without being refused is said by each parser; what it refuses i
 
 from __future__ import annotations
 
+from .alua import AccessState, TargetPortGroup, TargetPortGroups
 from .asc import sense_text
 from .capacity import ReadCapacity10, ReadCapacity16
 from .cdb import ByteCheck, ParsedCdb, describe_cdb, parse_cdb
@@ -32,6 +33,15 @@ from .opcodes import (
     PersistentReserveOut,
     ServiceActionIn,
     command_name,
+)
+from .reservations import (
+    RegisteredKeys,
+    Reservation,
+    ReservationCapabilities,
+    ReservationStatus,
+    ReservationType,
+    ReserveOutParameters,
+    persistent_reserve_length,
 )
 from .sbc import (
     compare_and_write,
@@ -82,6 +92,7 @@ __all__ = [
     "REPEATABLE",
     "SENSE_ACTIONS",
     "SUCCESS",
+    "AccessState",
     "Action",
     "Association",
     "BlockDeviceCharacteristics",
@@ -104,6 +115,12 @@ __all__ = [
     "PersistentReserveOut",
     "ReadCapacity10",
     "ReadCapacity16",
+    "RegisteredKeys",
+    "Reservation",
+    "ReservationCapabilities",
+    "ReservationStatus",
+    "ReservationType",
+    "ReserveOutParameters",
     "Sense",
     "SenseKey",
     "SenseRow",
@@ -111,6 +128,8 @@ __all__ = [
     "StandardInquiry",
     "Status",
     "SupportedPages",
+    "TargetPortGroup",
+    "TargetPortGroups",
     "UnitSerialNumber",
     "build_report_luns",
     "build_sense",
@@ -131,6 +150,7 @@ __all__ = [
     "parse_report_luns",
     "parse_sense",
     "persistent_reserve_in",
+    "persistent_reserve_length",
     "persistent_reserve_out",
     "read_10",
     "read_16",

@@ -28,7 +28,8 @@ def send_command(connection: ConnectionMachine, parameters: Parameters, task: Sc
     if data is None:
         flags = F_BIT | _SIMPLE | (R_BIT if task.data_in is not None else 0)
     else:
-        # RFC 7143 11.3.4: immediate data is at most min(FirstBurstLength, MaxRecvDataSegmentLength).
+        # RFC 7143 11.3.4: immediate data is at most min(FirstBurstLength,
+        # MaxRecvDataSegmentLength).
         first_burst = min(parameters.first_burst_length, length)
         if parameters.immediate_data:
             immediate = min(first_burst, parameters.target_max_recv_data_segment_length)

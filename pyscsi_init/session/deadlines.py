@@ -39,17 +39,16 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
                 LoginTimeout(
                     f"the login phase was not over after {settings.login_timeout:g} s; "
                     f"something listens there, but it does not answer as an iSCSI target"
-                ),
-                now,
+                )
             )
         return
     if connection.logout_deadline is not None:
         if now >= connection.logout_deadline:
-            session.lose(ConnectionLost("no logout response in time"), now)
+            session.lose(ConnectionLost("no logout response in time"))
         return
     if session.logout_by is not None and now >= session.logout_by:
         session.logout_by = None
-        session.send_logout(connection, now)
+        session.log_out_now(now)
         return
     due = connection.keepalive.due(now)
     if due is Due.DEAD:
@@ -57,8 +56,7 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
             ConnectionLost(
                 f"no answer to a NOP-Out for {settings.noop_timeout:g} s: "
                 f"the target or the network is gone"
-            ),
-            now,
+            )
         )
         return
     if due is Due.PING:
@@ -76,6 +74,6 @@ def _scan(session: SessionMachine, now: float) -> None:
             session.time_out(task, TaskTimeout(f"no status within {task.timeout:g} s"), now)
     for request in tasks.requests.values():
         if not isinstance(request, Ping) and request.deadline <= now:
-            session.lose(ConnectionLost("no answer to a task management or text request"), now)
+            session.lose(ConnectionLost("no answer to a task management or text request"))
             return
     session.scan_at = now + SCAN_INTERVAL if tasks.outstanding else None

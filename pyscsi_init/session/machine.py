@@ -32,18 +32,17 @@ from ..errors import (
     TaskAborted,
 )
 from ..login import LoginMachine, Parameters
-from ..pdu import RESERVED_TAG, LogoutRequest, NopOut
 from ..secret import Chap
 from ..settings import Settings
 from .data_out import send_command
 from .deadlines import arm_scan, handle_deadline
 from .events import ConnectionEnded, Event, LoggedIn, LoginEnded
 from .management import abort, conclude, send_management
-from .receive import HANDLERS
+from .receive import receive
+from .requests import send_logout, send_ping, start_text_task
 from .states import SessionState, SessionTransition, next_session_state
-from .task import NO_LUN, ManagementTask, ScsiTask, TaskState, TextTask
-from .tasks import Ping, TaskTable
-from .text import start_text
+from .task import ManagementTask, ScsiTask, TaskState, TextTask
+from .tasks import TaskTable
 from .window import CommandWindow
 
 
@@ -130,21 +129,18 @@ class SessionMachine:
             connection.bytes_received(count, now)
             while (frame := connection.next_frame()) is not None:
                 if connection.state is ConnectionState.S4_IN_LOGIN:
-                    result = connection.login_frame_received(frame, now)
+                    result = connection.login_frame_received(frame)
                     if result is not None:
                         self._logged_in(connection, result.tsih, result.parameters, now)
                         response = result.response
                         self.window.update(response.exp_cmd_sn, response.max_cmd_sn)
                 else:
-                    handler = HANDLERS.get(frame.opcode)
-                    if handler is None:
-                        raise ProtocolError(f"opcode {frame.opcode:02x}h is none of a target's")
-                    handler(self, connection, frame, now)
+                    receive(self, connection, frame, now)
                 if self.connection is not connection:
                     return
         except (ProtocolError, LoginError) as error:
             if self.connection is connection:
-                self.lose(error, now)
+                self.lose(error)
             return
         self._pump(now)
 
@@ -158,9 +154,9 @@ class SessionMachine:
         if connection is None:
             return
         if connection.state is ConnectionState.S4_IN_LOGIN:
-            self.lose(LoginError(f"{reason} in the login phase"), now)
+            self.lose(LoginError(f"{reason} in the login phase"))
         else:
-            self.lose(ConnectionLost(reason), now)
+            self.lose(ConnectionLost(reason))
 
     def data_to_send(self) -> Sequence[Buffer]:
         """The buffers to send next; report what was sent with ``bytes_sent``."""
@@ -182,7 +178,8 @@ class SessionMachine:
     # -- intentions ------------------------------------------------------------------------------
 
     def submit(self, task: ScsiTask, now: float) -> None:
-        """Start a command, or queue it until the window, the session or the barrier lets it pass."""
+        """Start a command, or queue it until the window, the session or the barrier lets it
+        pass."""
         if self.closing or (self.refusing is not None and not task.control):
             task.finish(self.refusing or SessionFailed("the session is closed"))
             return
@@ -212,39 +209,7 @@ class SessionMachine:
 
     def request_text(self, task: TextTask, now: float) -> None:
         """Start a text exchange in full feature phase; one at a time (RFC 7143 11.10)."""
-        connection = self.connection
-        if connection is None or not connection.full_feature:
-            task.finish(ConnectionLost("the session is not logged in"))
-            return
-        if any(isinstance(request, TextTask) for request in self.tasks.requests.values()):
-            task.finish(LocalProtocolError("a text exchange is outstanding already"))
-            return
-        task.initiator_task_tag = self.tasks.new_tag()
-        task.deadline = now + task.timeout
-        self.tasks.requests[task.initiator_task_tag] = task
-        start_text(
-            connection, self.window, task, self.parameters.target_max_recv_data_segment_length
-        )
-        arm_scan(self, now)
-
-    def ping(self, now: float) -> None:
-        """Ask the target for a sign of life (RFC 7143 11.18)."""
-        connection = self.connection
-        if connection is None or not connection.full_feature:
-            return
-        ping = Ping()
-        ping.initiator_task_tag = self.tasks.new_tag()
-        self.tasks.requests[ping.initiator_task_tag] = ping
-        connection.send(
-            NopOut(
-                immediate=True,
-                initiator_task_tag=ping.initiator_task_tag,
-                target_transfer_tag=RESERVED_TAG,
-                cmd_sn=self.window.cmd_sn,
-                lun=NO_LUN,
-            )
-        )
-        connection.keepalive.ping_sent(now)
+        start_text_task(self, task, now)
 
     def request_logout(self, now: float) -> None:
         """Close the session: after what is in flight, at the latest after the logout time-out.
@@ -260,7 +225,7 @@ class SessionMachine:
             self._end_session()
             self.emit(ConnectionEnded(None, 0.0, again=False))
         elif connection.state is ConnectionState.S4_IN_LOGIN:
-            self.lose(closed, now)
+            self.lose(closed)
         elif connection.state is not ConnectionState.S6_IN_LOGOUT:
             self.logout_by = now + self.settings.logout_timeout
             self._pump(now)
@@ -309,6 +274,15 @@ class SessionMachine:
             self.connection.release(task.data_out)
         task.finish()
 
+    def ping(self, now: float) -> None:
+        """Ask the target for a sign of life."""
+        send_ping(self, now)
+
+    def log_out_now(self, now: float) -> None:
+        """What is in flight had its time: send the logout."""
+        if self.connection is not None:
+            send_logout(self, self.connection, now)
+
     def conclude(self, request: ManagementTask) -> None:
         """A task management response came."""
         conclude(self, request)
@@ -327,7 +301,7 @@ class SessionMachine:
         """The target told how long to wait before the next login."""
         self._wait = seconds
 
-    def lose(self, error: IscsiError, now: float) -> None:
+    def lose(self, error: IscsiError) -> None:
         """The connection is unusable: give it up; what becomes of the tasks, tasks.py says."""
         connection = self.connection
         if connection is None:
@@ -339,15 +313,15 @@ class SessionMachine:
             self.scan_at = None
             self.emit(LoginEnded(error))
             return
-        self._over(error, again=not self.closing, now=now)
+        self._over(error, again=not self.closing)
 
-    def logout_answered(self, now: float) -> None:
+    def logout_answered(self) -> None:
         """The logout response with success came."""
         connection = self.connection
         if connection is None:
             return
         connection.logout_done()
-        self._over(None, again=not self.closing, now=now)
+        self._over(None, again=not self.closing)
 
     def _logged_in(
         self, connection: ConnectionMachine, tsih: int, parameters: Parameters, now: float
@@ -377,7 +351,7 @@ class SessionMachine:
                 self._drain(connection, tasks.waiting, now)
         if self.logout_by is not None and not self.tasks.in_flight:
             self.logout_by = None
-            self.send_logout(connection, now)
+            send_logout(self, connection, now)
 
     def _drain(self, connection: ConnectionMachine, queue: deque[ScsiTask], now: float) -> None:
         window = self.window
@@ -395,24 +369,7 @@ class SessionMachine:
             send_command(connection, self.parameters, task)
         arm_scan(self, now)
 
-    def send_logout(self, connection: ConnectionMachine, now: float) -> None:
-        if connection.state not in (
-            ConnectionState.S5_LOGGED_IN,
-            ConnectionState.S7_LOGOUT_REQUESTED,
-        ):
-            return
-        connection.send(
-            LogoutRequest(
-                immediate=True,
-                reason=0,  # close the session (RFC 7143 11.14.1)
-                cid=connection.cid,
-                initiator_task_tag=self.tasks.new_tag(),
-                cmd_sn=self.window.cmd_sn,
-            )
-        )
-        connection.logout_sent(now)
-
-    def _over(self, error: IscsiError | None, *, again: bool, now: float) -> None:  # noqa: ARG002
+    def _over(self, error: IscsiError | None, *, again: bool) -> None:
         self.connection = None
         self.scan_at = self.logout_by = None
         self.held = False

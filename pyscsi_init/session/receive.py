@@ -139,7 +139,7 @@ def _scsi_response(
     # RFC 7143 11.4.8 counts Data-In only; RFC 3720 counted R2T too, so writes are not checked.
     if task.data_in is not None and status != _CHECK_CONDITION and exp_data_sn > task.data_sn:
         raise ProtocolError(
-            f"status with ExpDataSN {exp_data_sn} after {task.data_sn} Data-In PDUs: data is missing"
+            f"status with ExpDataSN {exp_data_sn} after {task.data_sn} Data-In PDUs: data missing"
         )
     task.status = status
     task.sense = b""
@@ -252,11 +252,11 @@ def _logout(
     if answer.response:
         session.set_wait(answer.time2wait)
         session.lose(
-            ConnectionLost(f"the target refused the logout (response {answer.response:02x}h)"), now
+            ConnectionLost(f"the target refused the logout (response {answer.response:02x}h)")
         )
         return
     session.set_wait(answer.time2wait)
-    session.logout_answered(now)
+    session.logout_answered()
 
 
 def _async_message(
@@ -277,7 +277,7 @@ def _async_message(
     elif event in (2, 3):
         # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
         session.set_wait(message.parameter2)
-        session.lose(ConnectionLost("the target announced that it drops the connection"), now)
+        session.lose(ConnectionLost("the target announced that it drops the connection"))
     elif event == 4:
         # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
         # that we would change, so the request is an empty one.
@@ -308,7 +308,7 @@ def _reject(
     if opcode == 0x01 and tag in session.tasks.in_flight:
         task = session.tasks.in_flight[tag]
         if reject.reason == _WAITING_FOR_LOGOUT:
-            session.lose(ConnectionLost("the target waits for a logout"), now)
+            session.lose(ConnectionLost("the target waits for a logout"))
             return
         del session.tasks.in_flight[tag]
         session.release(task)
@@ -316,7 +316,7 @@ def _reject(
         # RFC 7143 7.3: the CmdSN of a rejected command leaves a gap that no later command passes,
         # unless the target counted it all the same. Level 0 closes the gap with a new session.
         if session.connection is connection and session.window.is_unacknowledged(task.cmd_sn):
-            session.lose(ConnectionLost("a rejected command left a gap in CmdSN"), now)
+            session.lose(ConnectionLost("a rejected command left a gap in CmdSN"))
         return
     if opcode == 0x05:
         return  # RFC 7143 7.3: the command of a rejected Data-Out still gets its status
@@ -339,3 +339,17 @@ HANDLERS: dict[int, Handler] = {
     TargetOpcode.REJECT: _reject,
 }
 """Opcode -> handler, all of them legal in full feature phase only."""
+
+
+def receive(
+    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+) -> None:
+    """Handle one PDU of full feature phase.
+
+    Raises:
+        ProtocolError: RFC 7143 forbids it here.
+    """
+    handler = HANDLERS.get(frame.opcode)
+    if handler is None:
+        raise ProtocolError(f"opcode {frame.opcode:02x}h is none of a target's")
+    handler(session, connection, frame, now)

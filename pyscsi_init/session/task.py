@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: a SCSI command on its way, and what else waits for an answer by its Initiator Task Tag.
 
-A task carries its own completion, like a block request: the session calls ``completion(task)`` once,
-with ``error`` None and a SCSI ``status``, or with ``error`` set and no status. A status other than
-GOOD is a result here, not an error: what it means is for the device to say.
+A task carries its own completion, like a block request: the session calls ``completion(task)``
+once, with ``error`` None and a SCSI ``status``, or with ``error`` set and no status. A status
+other than GOOD is a result here, not an error: what it means is for the device to say.
 
-DataSN and R2TSN belong to the task. CmdSN and the tag are given to it by the session when it is sent.
+DataSN and R2TSN belong to the task. CmdSN and the tag are given to it by the session when it is
+sent.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class ScsiTask:
     a LOGICAL UNIT RESET. ``control`` lets the commands of the recovery itself pass while other I/O
     is held back. ``timeout`` is in seconds from the moment of sending.
 
-    After completion: ``status``, ``sense``, ``received`` (bytes in data_in), ``residual_count`` with
-    ``residual_overflow`` or ``residual_underflow``, or ``error``.
+    After completion: ``status``, ``sense``, ``received`` (bytes in data_in), ``residual_count``
+    with ``residual_overflow`` or ``residual_underflow``, or ``error``.
     """
 
     __slots__ = (

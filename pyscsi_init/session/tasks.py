@@ -33,8 +33,8 @@ class TaskTable:
     """In flight by tag, and waiting in order.
 
     ``in_flight`` holds a SCSI task iff the target has its command and no status of it was seen.
-    ``unknown_outcome`` holds a LUN iff a command that modifies the medium behind it was lost with its
-    connection, and no LOGICAL UNIT RESET of it was answered since.
+    ``unknown_outcome`` holds a LUN iff a command that modifies the medium behind it was lost with
+    its connection, and no LOGICAL UNIT RESET of it was answered since.
     """
 
     def __init__(self) -> None:
@@ -100,8 +100,8 @@ class TaskTable:
                 end(
                     task,
                     OutcomeUnknown(
-                        f"the connection died under command {task.cdb[0]:02x}h; it may have been done "
-                        f"or not, and repeating it is not safe ({error})"
+                        f"the connection died under command {task.cdb[0]:02x}h; it may have been "
+                        f"done or not, and repeating it is not safe ({error})"
                     ),
                 )
         for task in self.control:

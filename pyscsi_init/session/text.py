@@ -2,8 +2,8 @@
 """Text exchanges in full feature phase, numbered as commands of the session (RFC 7143 11.10).
 
 What is asked and how the parts of an answer are put together is login/text_exchange.py's; here the
-requests get their CmdSN. They are not immediate while the window is open: a target exists that
-counts immediate ones.
+requests get their CmdSN. They are immediate only where the window is closed at the start: a target
+exists that counts immediate ones.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def start_text(
         task.request,
         initiator_task_tag=task.initiator_task_tag,
         max_data_segment_length=max_data_length,
+        # RFC 7143 11.10: the I bit stays the same in all requests of one exchange.
+        immediate=window.open_slots == 0,
     )
     _send(connection, window, task.exchange)
 
@@ -47,9 +49,8 @@ def text_received(
 
 def _send(connection: ConnectionMachine, window: CommandWindow, exchange: TextExchange) -> None:
     for request in exchange.requests():
-        if window.open_slots:
-            request.cmd_sn = window.take()
-        else:
-            request.immediate = True
+        if request.immediate:
             request.cmd_sn = window.cmd_sn
+        else:
+            request.cmd_sn = window.take()
         connection.send(request)

@@ -180,12 +180,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USAGE
-    except BaseExceptionGroup as group:
-        found = group.subgroup(ConfigurationError)
-        if found is None:
-            raise
-        sys.stderr.write(f"error: {found.exceptions[0]}\n")
-        return EXIT_USAGE
     return 0
 
 

@@ -129,6 +129,7 @@ class TargetServer:
         Cancellation: everything is closed, as on leaving.
         """
         opened: list[Listener] = []
+        failure: Exception | None = None
         try:
             for listener in self.listeners:
                 listener.open()
@@ -139,12 +140,17 @@ class TargetServer:
                     tasks.start_soon(self._accept, listener)
                 try:
                     yield self.listeners[0].portal
+                except Exception as error:
+                    # An error of the body shall reach the caller as itself, not in a group.
+                    failure = error
                 finally:
                     tasks.cancel_scope.cancel()
         finally:
             self._tasks = None
             for listener in opened:
                 listener.close()
+        if failure is not None:
+            raise failure
 
     async def _accept(self, listener: Listener) -> None:
         sock = listener.socket

@@ -363,6 +363,7 @@ class Task:
 
     def _residual(self, fields: dict[str, Any], actual: int) -> None:
         expected = self.expected if self.read or self.write else 0
+        actual = min(actual, expected + 0xFFFFFFFF)  # as much as Residual Count can say
         if actual > expected:
             fields.update(residual_overflow=True, residual_count=actual - expected)
         elif actual < expected:

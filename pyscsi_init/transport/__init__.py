@@ -3,10 +3,12 @@
 
 from .execute import ScsiResult, run_command, run_management
 from .initiator_name import host_initiator_name
+from .opening import OPEN_TIMEOUT, open_session
 from .reactor import Reactor, Timer, open_reactor
-from .session import Session, SessionStatistics, open_session
+from .session import Session, SessionStatistics
 
 __all__ = [
+    "OPEN_TIMEOUT",
     "Reactor",
     "ScsiResult",
     "Session",

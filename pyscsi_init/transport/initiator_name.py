@@ -66,6 +66,6 @@ def _make(path: Path) -> str:
             "initiator name file",
             str(path),
             f"cannot be written ({error.strerror})",
-            "give --initiator-name, or set PYSCSI_INIT_STATE_DIR to a directory that can be written",
+            "give --initiator-name, or set PYSCSI_INIT_STATE_DIR to a writable directory",
         ) from error
     return name

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which portal to log in at: several in order, redirects, and one second try with CHAP's MD5.
 
-A plan is made once a session. ``attempts`` gives the portals to try for one login, and what a failure
-means for the rest of it is decided in ``next_step``: synchronous, without I/O, so it is tested as a
-table. The session does the connecting.
+What a failure at one portal means for the rest of the login is decided in ``LoginPlan.next_step``:
+synchronous, without I/O, so it is tested as a table. ``log_in`` follows it.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..errors import (
     AuthenticationFailed,
@@ -25,6 +26,11 @@ from ..errors import (
 )
 from ..names import Portal
 from ..secret import Chap
+
+if TYPE_CHECKING:
+    from .session import Session
+
+log = logging.getLogger("pyscsi_init.session")
 
 MAX_REDIRECTS = 5
 """RFC 7143 sets no limit; a loop between two portals must end."""
@@ -61,7 +67,8 @@ class LoginPlan:
         self.target = None
 
     def next_step(self, portal: Portal, error: IscsiError, algorithm: int | None) -> Step:
-        """What follows from ``error`` at ``portal``; ``algorithm`` is the CHAP_A that was chosen."""
+        """What follows from ``error`` at ``portal``; ``algorithm`` is the CHAP_A that was
+        chosen."""
         if isinstance(error, LoginRedirected):
             self.redirects += 1
             self.target = _first_portal(error.addresses)
@@ -94,6 +101,36 @@ class LoginPlan:
             and (error.status_class, error.status_detail) == (2, 0)
             and algorithm not in (None, 5)
         )
+
+
+async def log_in(session: Session, plan: LoginPlan) -> None:
+    """One login, over all portals of the plan.
+
+    Raises:
+        IscsiError: what the portal said that decided it, or all of what they said.
+    """
+    plan.start()
+    errors: list[IscsiError] = []
+    for first in list(plan.portals):
+        portal: Portal | None = first
+        while portal is not None:
+            outcome = await session.log_in_at(portal, plan.chap)
+            error = outcome.error
+            if error is None:
+                return
+            session.statistics.login_failures += 1
+            step = plan.next_step(portal, error, outcome.chap_algorithm)
+            if step is Step.FOLLOW:
+                log.info("portal %s sends us to %s", portal, plan.target)
+                portal = plan.target
+            elif step is Step.AGAIN_WITH_MD5:
+                log.info("portal %s refuses CHAP; once more with MD5 only", portal)
+            elif step is Step.GIVE_UP:
+                raise error
+            else:
+                errors.append(error)
+                portal = None
+    raise combined(errors)
 
 
 def _first_portal(addresses: Sequence[str]) -> Portal | None:

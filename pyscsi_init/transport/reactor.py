@@ -73,7 +73,8 @@ class Reactor(ABC):
         """Run a coroutine function as a task that ends with the reactor."""
 
     def at_end_of_turn(self, callback: Callback) -> None:
-        """Call ``callback`` once after the present callback of the reactor; at once outside of one."""
+        """Call ``callback`` once after the present callback of the reactor; at once outside of
+        one."""
         if self._in_callback:
             self._end_of_turn[callback] = None
         else:
@@ -108,7 +109,7 @@ class AsyncioReactor(Reactor):
     def _guarded(self, callback: Callback) -> None:
         try:
             self.run_callback(callback)
-        except BaseException as error:  # noqa: BLE001  (raised again where the reactor was opened)
+        except BaseException as error:
             if self.failure is None:
                 self.failure = error
             self._group.cancel_scope.cancel()
@@ -230,7 +231,7 @@ async def open_reactor() -> AsyncIterator[Reactor]:
             async with trio.open_nursery() as nursery:
                 try:
                     yield TrioReactor(nursery)
-                except BaseException as raised:  # noqa: BLE001  (raised again below)
+                except BaseException as raised:
                     error = raised
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -242,7 +243,7 @@ async def open_reactor() -> AsyncIterator[Reactor]:
                 reactor = AsyncioReactor(tasks)
                 try:
                     yield reactor
-                except BaseException as raised:  # noqa: BLE001  (raised again below)
+                except BaseException as raised:
                     error = raised
                 finally:
                     reactor.close()

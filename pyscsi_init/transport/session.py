@@ -1,38 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A session with a real socket under it: log in, keep it alive, come back after a loss, log out.
 
-Theory of operation. The machine decides, the pump moves bytes, and ``_settle`` runs after every step
-of either: it sends what is queued, acts on events and arms one timer. The first login is awaited by
-the one who opens the session; after that a loss wakes ``_keep``, which logs in again for as long as
-the policy allows, lets the owners of the devices pass their barrier (``restorers``), and opens the
-queue. A loss during that starts it over.
-
-INVARIANT: after a loss no command but those of a restorer leaves before every restorer has
-returned. (tests/e2e/test_recovery.py)
+Theory of operation. The machine decides, the pump moves bytes, and ``_settle`` runs after every
+step of either: it sends what is queued, acts on events and arms one timer. Which portal to log in
+at is for login.py, and what happens after a loss for recovery.py; ``open_session`` puts them
+together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
 
 from ..errors import (
-    CapacityShrunk,
     ConnectError,
-    IdentityMismatch,
     IscsiError,
-    LocalProtocolError,
-    LoginTimeout,
-    SessionFailed,
     UnitAttention,
 )
 from ..login import Parameters
-from ..names import Portal, check_iscsi_name, isid_text, make_isid
+from ..names import Portal, isid_text
 from ..scsi import Status, command_name, encode_lun, parse_report_luns, report_luns, scsi_error
 from ..secret import Chap
 from ..session import (
@@ -49,24 +38,25 @@ from ..session import (
 )
 from ..settings import Settings
 from .execute import Buffer, ScsiResult, run_command
-from .initiator_name import host_initiator_name
-from .login import LoginPlan, Step, combined
 from .pump import Pump
-from .reactor import Reactor, Timer, open_reactor
+from .reactor import Reactor, Timer
 from .sockets import connect
 
 log = logging.getLogger("pyscsi_init.session")
 
-OPEN_TIMEOUT = 30.0
-"""A first login that takes longer fails: the caller is there and waits for an answer."""
-
-FIRST_DELAY = 0.25
-LONGEST_DELAY = 5.0
-"""Between login attempts after a loss: soon at first, then often enough to notice the target's return."""
-
 MAX_UNIT_ATTENTIONS = 16
 MAX_LUN_LIST = 2**20
 """Bytes of a REPORT LUNS answer: 131,071 LUNs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOutcome:
+    """How one attempt ended: without error in full feature phase; and the CHAP_A that was
+    chosen."""
+
+    error: IscsiError | None
+    chap_algorithm: int | None
+
 
 Restorer = Callable[[], Awaitable[None]]
 
@@ -89,7 +79,6 @@ class Session:
         self,
         reactor: Reactor,
         machine: SessionMachine,
-        plan: LoginPlan,
         settings: Settings,
     ) -> None:
         self.reactor = reactor
@@ -103,17 +92,14 @@ class Session:
         self.failed: IscsiError | None = None
         """Set where the session will never come back, with the reason."""
         self._machine = machine
-        self._plan = plan
         self._pump: Pump | None = None
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._login_over: anyio.Event | None = None
         self._login_error: IscsiError | None = None
-        self._wake = anyio.Event()
         self._closed = anyio.Event()
-        self._wait = 0.0
-        self._give_up: Timer | None = None
-        self._chosen_algorithm: int | None = None
+        self.lost: Callable[[float], None] | None = None
+        """Called with the seconds to wait before the next login, when the connection is lost."""
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -153,11 +139,13 @@ class Session:
         return self._machine.held or self._machine.state is SessionState.Q4_FAILED
 
     def has_unknown_outcome(self, lun: bytes) -> bool:
-        """A command that modifies this LUN was lost, and no LOGICAL UNIT RESET was answered since."""
+        """A command that modifies this LUN was lost, and no LOGICAL UNIT RESET was answered
+        since."""
         return lun in self._machine.tasks.unknown_outcome
 
     def __repr__(self) -> str:
-        return f"<Session {self.target_name} at {self.portal} {self.state.name} ISID={isid_text(self.isid)}>"
+        where = f"{self.target_name} at {self.portal}"
+        return f"<Session {where} {self.state.name} ISID={isid_text(self.isid)}>"
 
     # -- the data path ---------------------------------------------------------------------------
 
@@ -262,13 +250,12 @@ class Session:
                 self._closed.set()
         elif isinstance(event, ConnectionEnded):
             self._close_pump()
-            self._wait = event.wait
             if event.again:
                 self.statistics.losses += 1
                 self.last_error = event.error
                 log.info("session with %s lost: %s", self.target_name, event.error)
-                self._limit_recovery()
-                self._wake.set()
+                if self.lost is not None:
+                    self.lost(event.wait)
             else:
                 self._closed.set()
         elif isinstance(event, AsyncEventReceived):
@@ -303,47 +290,21 @@ class Session:
         self._machine.handle_deadline(self.reactor.now())
         self._settle()
 
-    # -- login -----------------------------------------------------------------------------------
+    # -- login and its loss ----------------------------------------------------------------------
 
-    async def log_in(self) -> None:
-        """One login, over all portals; raises what the last one said, or all of it."""
-        plan = self._plan
-        plan.start()
-        errors: list[IscsiError] = []
-        for first in list(plan.portals):
-            portal: Portal | None = first
-            while portal is not None:
-                error = await self._log_in_at(portal)
-                if error is None:
-                    self.portal = portal
-                    return
-                self.statistics.login_failures += 1
-                step = plan.next_step(portal, error, self._chosen_algorithm)
-                if step is Step.FOLLOW:
-                    log.info("portal %s sends us to %s", portal, plan.target)
-                    portal = plan.target
-                elif step is Step.AGAIN_WITH_MD5:
-                    log.info("portal %s refuses CHAP; once more with MD5 only", portal)
-                elif step is Step.GIVE_UP:
-                    raise error
-                else:
-                    errors.append(error)
-                    portal = None
-        raise combined(errors)
-
-    async def _log_in_at(self, portal: Portal) -> IscsiError | None:
+    async def log_in_at(self, portal: Portal, chap: Chap | None) -> LoginOutcome:
+        """One attempt at one portal, from TCP to full feature phase or to the reason why not."""
         machine = self._machine
-        self._chosen_algorithm = None
         try:
             sock = await connect(portal, self.settings.connect_timeout)
         except ConnectError as error:
-            return error
+            return LoginOutcome(error, None)
         try:
-            machine.connect(self.reactor.now(), chap=self._plan.chap)
+            machine.connect(self.reactor.now(), chap=chap)
         except IscsiError as error:
             sock.close()
-            return error
-        assert machine.connection is not None  # noqa: S101  (for mypy)
+            return LoginOutcome(error, None)
+        assert machine.connection is not None  # noqa: S101  (for mypy: connect made it)
         login = machine.connection.login
         self._pump = Pump(self.reactor, sock, machine, self._settle)
         self._login_over = anyio.Event()
@@ -357,68 +318,28 @@ class Session:
             raise
         finally:
             self._login_over = None
-            self._chosen_algorithm = login.chap_algorithm_chosen
-        return self._login_error
+        if self._login_error is None:
+            self.portal = portal
+        return LoginOutcome(self._login_error, login.chap_algorithm_chosen)
 
-    # -- recovery --------------------------------------------------------------------------------
+    @property
+    def connected(self) -> bool:
+        """There is a TCP connection, in whatever state."""
+        return self._machine.connection is not None
 
-    def _limit_recovery(self) -> None:
-        limit = self.settings.recovery_timeout
-        if limit is None or self._give_up is not None:
-            return
+    def drop(self, reason: str) -> None:
+        """Give up the connection, if there is one; recovery starts over."""
+        self._machine.drop_connection(reason, self.reactor.now())
+        self._settle()
 
-        def give_up() -> None:
-            self._give_up = None
-            if self.recovering:
-                self._machine.refuse(
-                    SessionFailed(
-                        f"the session with {self.target_name} is lost and did not come back within "
-                        f"{limit:g} s ({self.last_error})"
-                    )
-                )
-
-        if limit <= 0:
-            give_up()
-        else:
-            self._give_up = self.reactor.call_at(self.reactor.now() + limit, give_up)
-
-    async def keep(self) -> None:
-        """Bring the session back after every loss, until it is closed or fails for good."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            delay = FIRST_DELAY
-            await anyio.sleep(self._wait)
-            while self.failed is None:
-                try:
-                    await self._recover_once()
-                except (IdentityMismatch, CapacityShrunk) as error:
-                    self.fail(error)
-                except IscsiError as error:
-                    self.last_error = error
-                    if self._machine.connection is not None:
-                        self._machine.drop_connection(str(error), self.reactor.now())
-                        self._settle()
-                    log.info("session with %s is not back yet: %s", self.target_name, error)
-                    await anyio.sleep(delay)
-                    delay = min(delay * 2, LONGEST_DELAY)
-                else:
-                    break
-
-    async def _recover_once(self) -> None:
-        # A loss that is told while we are at it is answered right here, by the caller's loop.
-        self._wake = anyio.Event()
-        if self._machine.connection is None:
-            await self.log_in()
-        for restorer in list(self.restorers):
-            await restorer()
-        if self._give_up is not None:
-            self._give_up.cancel()
-            self._give_up = None
-        self.statistics.recoveries += 1
-        log.info("session with %s is back at %s", self.target_name, self.portal)
+    def resume(self) -> None:
+        """The barrier is passed: held I/O goes on."""
         self._machine.resume(self.reactor.now())
         self._settle()
+
+    def refuse(self, error: IscsiError) -> None:
+        """What waits and what comes ends with ``error`` until ``resume``."""
+        self._machine.refuse(error)
 
     def fail(self, error: IscsiError) -> None:
         """End the session for good: what waits and what comes ends with ``error``."""
@@ -439,59 +360,3 @@ class Session:
                 with anyio.move_on_after(2 * self.settings.logout_timeout + 1):
                     await self._closed.wait()
             self._close_pump()
-            if self._give_up is not None:
-                self._give_up.cancel()
-
-
-@contextlib.asynccontextmanager
-async def open_session(
-    portals: Sequence[Portal],
-    target_name: str | None,
-    *,
-    chap: Chap | None = None,
-    settings: Settings | None = None,
-    initiator_name: str | None = None,
-    isid: bytes | None = None,
-    reactor: Reactor | None = None,
-    open_timeout: float = OPEN_TIMEOUT,
-) -> AsyncIterator[Session]:
-    """Log in and give the session; log out when the block ends.
-
-    ``target_name`` None opens a discovery session (RFC 7143 4.3). ``portals`` are tried in order.
-    Without ``isid`` a random one is used, so that this session never ends another one of this host
-    (RFC 7143 6.3.5). ``reactor`` is for callers that drive other descriptors with it.
-
-    Raises:
-        ConnectError: no portal took a TCP connection.
-        LoginError: no portal let us in; the subclass and the text say why.
-        ProtocolError: what answers is no iSCSI target, or a broken one.
-
-    Cancellation: the connection is closed; a session that was logged in already is logged out.
-    """
-    settings = settings or Settings()
-    async with contextlib.AsyncExitStack() as stack:
-        if reactor is None:
-            reactor = await stack.enter_async_context(open_reactor())
-        if initiator_name is None:
-            initiator_name = await anyio.to_thread.run_sync(host_initiator_name)
-        machine = SessionMachine(
-            settings,
-            initiator_name=check_iscsi_name(initiator_name),
-            target_name=target_name,
-            isid=isid or make_isid(secrets.token_bytes(3), secrets.randbelow(65536)),
-            random_bytes=secrets.token_bytes,
-            chap=chap,
-            discovery=target_name is None,
-        )
-        if not portals:
-            raise LocalProtocolError("no portal to log in at")
-        session = Session(reactor, machine, LoginPlan(portals, chap), settings)
-        stack.push_async_callback(session.log_out)
-        with anyio.move_on_after(open_timeout) as scope:
-            await session.log_in()
-        if scope.cancelled_caught:
-            raise LoginTimeout(
-                f"no login within {open_timeout:g} s at {', '.join(map(str, portals))}"
-            )
-        session.reactor.spawn(session.keep)
-        yield session

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP connections to portals: addresses, deadlines, socket options, and errors a person can read."""
+"""TCP connections to portals: addresses, deadlines, socket options, and errors a person can
+read."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ _REMEDIES = {
 }
 
 
-async def connect(portal: Portal, timeout: float) -> socket.socket:
+async def connect(portal: Portal, seconds: float) -> socket.socket:
     """A connected, non-blocking socket to ``portal``.
 
     Names are resolved anew at every call, so a target that moves in the DNS is found again; all
-    addresses are tried in order, within ``timeout`` seconds together.
+    addresses are tried in order, within ``seconds`` together.
 
     Raises:
         ConnectError: no address took the connection in time.
@@ -34,7 +35,7 @@ async def connect(portal: Portal, timeout: float) -> socket.socket:
     Cancellation: no socket is left open.
     """
     reason = "no answer: a firewall, a wrong address, or the host is down"
-    with anyio.move_on_after(timeout):
+    with anyio.move_on_after(seconds):
         try:
             addresses = await anyio.getaddrinfo(portal.host, portal.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -51,7 +52,7 @@ async def connect(portal: Portal, timeout: float) -> socket.socket:
                 reason = _REMEDIES.get(code, os.strerror(code) if code else str(error))
         raise ConnectError(f"portal {portal}: {reason}", portal=str(portal), reason=reason)
     raise ConnectError(
-        f"portal {portal}: no TCP connection within {timeout:g} s; {reason}",
+        f"portal {portal}: no TCP connection within {seconds:g} s; {reason}",
         portal=str(portal),
         reason="timeout",
     )
@@ -65,16 +66,20 @@ async def _connect_one(family: int, kind: int, protocol: int, address: object) -
         with contextlib.suppress(BlockingIOError):
             sock.connect(address)  # type: ignore[arg-type]
         await anyio.wait_writable(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
-        if sock.getsockname() == sock.getpeername():
-            # A connect to a free ephemeral port on this host can meet itself.
-            raise OSError(errno.ECONNREFUSED, "connected to itself")
+        _check_connected(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _check_connected(sock: socket.socket) -> None:
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    if sock.getsockname() == sock.getpeername():
+        # A connect to a free ephemeral port on this host can meet itself.
+        raise OSError(errno.ECONNREFUSED, "connected to itself")
 
 
 def _set_options(sock: socket.socket) -> None:

@@ -56,11 +56,15 @@ def test_no_error_of_ours_is_one_of_the_initiator() -> None:
     ("error", "parts"),
     [
         (
-            CommandFailed(["mkfs.xfs", "a b"], exit_status=1, output="x\n\nreason\n", what="trying"),
+            CommandFailed(
+                ["mkfs.xfs", "a b"], exit_status=1, output="x\n\nreason\n", what="trying"
+            ),
             ("trying: `mkfs.xfs 'a b'` ended with 1: x | reason",),
         ),
         (
-            MountFailed("/dev/loop0", "/mnt", 22, fstype="ext4", detail="EXT4-fs: no", remedy="look"),
+            MountFailed(
+                "/dev/loop0", "/mnt", 22, fstype="ext4", detail="EXT4-fs: no", remedy="look"
+            ),
             ("mount /dev/loop0 as ext4 on /mnt: Invalid argument (EINVAL)", "EXT4-fs: no; look"),
         ),
         (
@@ -71,10 +75,16 @@ def test_no_error_of_ours_is_one_of_the_initiator() -> None:
         (NotBlank("/dev/loop0", "gpt partition table", offset=512), ("found gpt", "at byte 512;")),
         (BlankNotFormatted("/dev/loop0"), ("holds no filesystem; attach it with --format-if-bl",)),
         (UnformattedReadOnly("/dev/loop0"), ("is read-only; ",)),
-        (FilesystemMismatch("/dev/loop0", found="xfs", wanted="ext4"), ("holds xfs", "asks for ext4")),
+        (
+            FilesystemMismatch("/dev/loop0", found="xfs", wanted="ext4"),
+            ("holds xfs", "asks for ext4"),
+        ),
         (HasFilesystemErrors("/dev/loop0", "ext4", exit_status=4), ("ended with 4", "e2fsck -f")),
         (AlreadyAttached("a", other="b"), ("volume 'a'", "as volume 'b'")),
-        (WorkerFailed("a", "was killed", pid=9), ("worker (pid 9) of volume 'a' failed: was killed;",)),
+        (
+            WorkerFailed("a", "was killed", pid=9),
+            ("worker (pid 9) of volume 'a' failed: was killed;",),
+        ),
     ],
 )
 def test_each_reads_as_a_sentence_with_a_remedy(error: VolumeError, parts: tuple[str, ...]) -> None:

@@ -2,8 +2,8 @@
 """A RAM device served over FUSE by a process of its own.
 
 A test that touches its own mount from the thread that serves it waits for itself; a process of its
-own cannot do that, and when it is ended the kernel ends every request. The test talks to it in lines
-of JSON: ``call`` names a function below, the answer is one line.
+own cannot do that, and when it is ended the kernel ends every request. The test talks to it in
+lines of JSON: ``call`` names a function below, the answer is one line.
 
 Used as a module: ``with FuseServer(tmp_path, kind="native", loop="asyncio") as server: ...``.
 """
@@ -25,7 +25,7 @@ import anyio
 from fusefs.fuse import InitReply, make_channel
 from fusefs.host import LinuxHost
 from pyscsi_init.device.fault import FaultDevice, Match
-from pyscsi_init.device.interface import BlockDevice, Limits, Operation
+from pyscsi_init.device.interface import BlockDevice, BlockRequest, Limits, Operation
 from pyscsi_init.device.ram import RamDevice
 from pyscsi_init.errors import MediumError
 from pyscsi_init.transport.reactor import open_reactor
@@ -45,6 +45,7 @@ class _Served:
         self.ram = ram
         self.fault = fault
         self.channel = channel
+        self.fua: list[bool] = []
 
     def statistics(self) -> dict[str, int]:
         return {**asdict(self.channel.statistics), "device_flushes": self.ram.flushes}
@@ -75,6 +76,18 @@ class _Served:
         assert self.fault is not None
         self.fault.clear()
         return self.fault.release(order="lifo" if order == "lifo" else "fifo")
+
+    def watch_fua(self) -> None:
+        assert self.fault is not None
+        self.fault.hold(Match(predicate=self._look))
+
+    def _look(self, request: BlockRequest) -> bool:
+        if request.operation is Operation.WRITE:
+            self.fua.append(request.fua)
+        return False
+
+    def seen_fua(self) -> list[bool]:
+        return self.fua
 
     def peek(self, offset: int, length: int) -> str:
         return bytes(self.ram._view[offset : offset + length]).hex()
@@ -137,7 +150,7 @@ def main() -> None:
     anyio.run(_serve, options, backend=backend, backend_options=backend_options)
 
 
-# -- in the test ------------------------------------------------------------------------------------
+# -- in the test ----------------------------------------------------------------------------------
 
 
 class FuseServer:
@@ -155,9 +168,10 @@ class FuseServer:
         fault: bool = False,
         limits: dict[str, int] | None = None,
         successor_of: FuseServer | None = None,
-        **ram: bool,
+        ram_read_only: bool = False,
     ) -> None:
         self.host = LinuxHost()
+        self.kind = kind
         self._predecessor = successor_of
         self.mountpoint = directory / "mnt"
         self.mountpoint.mkdir(exist_ok=True)
@@ -170,7 +184,7 @@ class FuseServer:
             "read_only": read_only,
             "fault": fault,
             "limits": limits or {},
-            "ram": ram,
+            "ram": {"read_only": ram_read_only},
             "init": None,
         }
         self._fd = -1

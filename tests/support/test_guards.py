@@ -150,6 +150,25 @@ def test_a_missing_program(tmp_path: Path, ci: str, expected: str) -> None:
     assert "no-such-program-at-all is not installed" in text
 
 
+@pytest.mark.parametrize(("ci", "expected"), [("", "2 skipped"), ("true", "1 skipped, 1 error")])
+def test_any_skip_fails_on_ci(tmp_path: Path, ci: str, expected: str) -> None:
+    source = """
+        @pytest.mark.skipif(True, reason="not today")
+        def test_mark():
+            pass
+
+        def test_kernel():
+            pytest.skip("needs what this kernel does not have")
+        """
+    text = run_inner(tmp_path, source, CI=ci)
+    assert outcome(text) == expected
+
+
+def test_a_skipped_module_fails_on_ci(tmp_path: Path) -> None:
+    source = 'pytest.skip("not installed", allow_module_level=True)'
+    assert outcome(run_inner(tmp_path, source, CI="true")) == "1 error"
+
+
 def test_event_loops(tmp_path: Path) -> None:
     text = run_inner(
         tmp_path,

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.host import LinuxHost, LoopDevice
+from fusefs.host import LinuxHost, LoopDevice, mountinfo, syscalls
 from fusefs.host import loop as loop_module
-from fusefs.host import mountinfo, syscalls
 
 MIB = 1 << 20
 
@@ -66,7 +65,7 @@ def make_image(tmp_path: Path) -> MakeImage:
 
 @pytest.fixture
 def make_device(host: LinuxHost, make_image: MakeImage) -> Iterator[MakeDevice]:
-    """make_device(mib, *mkfs command, read_only=False) -> an attached loop device over such a file."""
+    """make_device(mib, *mkfs command, read_only=False) -> a loop device over such a file."""
     made: list[LoopDevice] = []
 
     def make(mib: int, *command: str, read_only: bool = False, block_size: int = 512) -> LoopDevice:

@@ -62,3 +62,25 @@ def test_bounded_gives_up_and_says_what_on() -> None:
         bounded("waiting", 0.01, release.wait)
     assert caught.value.timeout_s == 0.01
     release.set()
+
+
+def test_what_is_done_too_late_is_undone() -> None:
+    release, undone = threading.Event(), threading.Event()
+    results: list[str] = []
+
+    def work() -> str:
+        release.wait(30)
+        return "deed"
+
+    def undo(result: str) -> None:
+        results.append(result)
+        undone.set()
+
+    with pytest.raises(Timeout):
+        bounded("working", 0.01, work, undo=undo)
+    assert results == []
+    release.set()
+    assert undone.wait(30)
+    assert results == ["deed"]
+    assert bounded("working", 30, work, undo=undo) == "deed"  # in time: nothing to undo
+    assert results == ["deed"]

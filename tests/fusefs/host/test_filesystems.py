@@ -91,7 +91,7 @@ def test_mkfs_itself_refuses_a_signature_it_sees(
     host: LinuxHost, make_device: MakeDevice, fstype: str
 ) -> None:
     device = make_device(300, "mkfs.ext4", "-q")
-    with pytest.raises(FormatFailed, match="(?i)force|overwrite"):
+    with pytest.raises(FormatFailed, match=r"(?i)force|overwrite"):
         host.mkfs(device.path, fstype)
     assert host.probe(device.path).fstype == "ext4"
 
@@ -167,9 +167,7 @@ def test_a_check_that_cannot_be_done_is_the_hosts_error(
         host.fsck(device.path, "ext4")
 
 
-def test_a_damaged_btrfs_is_found_by_a_full_check(
-    host: LinuxHost, make_device: MakeDevice
-) -> None:
+def test_a_damaged_btrfs_is_found_by_a_full_check(host: LinuxHost, make_device: MakeDevice) -> None:
     device = make_device(160, "mkfs.btrfs", "-q", "-m", "single")
     with open(device.backing_file, "r+b") as file:
         file.seek(MIB)

@@ -33,13 +33,17 @@ def test_attached_with_the_properties_asked_for(
 def test_read_only_is_read_only(make_device: MakeDevice) -> None:
     device = make_device(8, read_only=True)
     assert device.read_only
-    # Older kernels refuse the open, newer ones the write.
     with pytest.raises(PermissionError):
-        fd = os.open(device.path, os.O_RDWR)
-        try:
-            os.pwrite(fd, bytes(512), 0)
-        finally:
-            os.close(fd)
+        _write(device.path)
+
+
+def _write(path: str) -> None:
+    # Older kernels refuse the open, newer ones the write.
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(fd, bytes(512), 0)
+    finally:
+        os.close(fd)
 
 
 def test_bytes_written_arrive_in_the_file(make_device: MakeDevice) -> None:
@@ -65,9 +69,7 @@ def test_another_attachment_under_the_same_number_is_left_alone(
 ) -> None:
     device = make_device(8)
     assert device.diskseq is not None
-    older = LoopDevice(
-        device.path, device.number, "/gone", 512, 0, False, True, device.diskseq - 1
-    )
+    older = LoopDevice(device.path, device.number, "/gone", 512, 0, False, True, device.diskseq - 1)
     host.loop_detach(older)
     assert device in host.loop_list()
     with pytest.raises(LoopFailed, match="not attached any more"):

@@ -10,7 +10,7 @@ from fusefs.host import mountinfo
 TABLE = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
 30 22 7:3 / /mnt/with\\040space\\011tab\\134back rw,nosuid - xfs /dev/loop3 rw,attr2
-31 22 0:55 /sub /mnt/over ro,relatime master:1 propagate_from:2 - fuse.pyscsi-init a\\043b rw,user_id=0
+31 22 0:55 /sub /mnt/over ro master:1 propagate_from:2 - fuse.pyscsi-init a\\043b rw,user_id=0
 32 22 0:56 / /mnt/over rw unbindable - tmpfs none rw
 33 22 0:57 / /mnt/nosource rw -  tmpfs  rw
 """

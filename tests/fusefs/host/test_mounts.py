@@ -295,7 +295,7 @@ def test_what_is_private_cannot_be_bound_and_does_not_propagate(
 def test_a_failed_step_can_be_rolled_back_to_nothing(
     host: LinuxHost, make_image: MakeImage, directory: str
 ) -> None:
-    """Acquire in order, fail at the last step, release in reverse: the fixture counts what is left."""
+    """Acquire, fail at the last step, release in reverse: the fixture counts what is left."""
     image = make_image(16)
     device = host.loop_attach(image, block_size=4096)
     try:

@@ -25,13 +25,13 @@ def test_the_locale_is_c_and_input_is_empty() -> None:
 
 
 def test_a_failure_carries_command_status_and_the_last_lines() -> None:
-    code = "import sys\nfor i in range(50): print('line', i)\nsys.stderr.write('reason\\n'); sys.exit(3)"
+    code = "import sys; print(*range(50), sep='\\n'); sys.stderr.write('reason'); sys.exit(3)"
     with pytest.raises(CommandFailed) as caught:
         run([sys.executable, "-c", code], timeout_s=30, what="trying")
     error = caught.value
     assert error.command[0] == sys.executable
     assert error.exit_status == 3
-    assert error.output.splitlines()[-2:] == ["line 49", "reason"]
+    assert error.output.splitlines()[-2:] == ["49", "reason"]
     assert len(error.output.splitlines()) == 8
     assert str(error).startswith("trying: `")
     assert "ended with 3" in str(error)
@@ -43,7 +43,7 @@ def test_accepted_statuses_are_no_failure() -> None:
 
 
 def test_a_program_that_is_not_there() -> None:
-    with pytest.raises(CommandFailed, match="could not be started.*install no-such-program"):
+    with pytest.raises(CommandFailed, match=r"could not be started.*install no-such-program"):
         run(["no-such-program"], timeout_s=30)
     with pytest.raises(NotAllowed, match="install the-package"):
         require_program("no-such-program", "the-package")

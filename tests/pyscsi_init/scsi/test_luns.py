@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""LUNs in every addressing method, and REPORT LUNS data."""
+
 from __future__ import annotations
 
 import pytest

@@ -198,7 +198,8 @@ class RawInitiator:
         header, data = (self.keys.get(f"{part}Digest") == "CRC32C" for part in ("Header", "Data"))
         self.digests = (header, data)
         self.framer.header_digest, self.framer.data_digest = header, data
-        self.first_burst = int(self.keys.get("FirstBurstLength", 65536))
+        first_burst = self.keys.get("FirstBurstLength", "")
+        self.first_burst = int(first_burst) if first_burst.isdigit() else 65536
         self.segment = int(self.keys.get("MaxRecvDataSegmentLength", 8192))
         self.immediate = self.keys.get("ImmediateData", "Yes") == "Yes"
 

@@ -12,6 +12,9 @@ from pyscsi_init.testing.conditions import Result
 
 Run = Callable[..., Result]
 
+WATCHER = Nexus("iqn.2024-01.example.host:watcher", bytes(6), "iqn.2024-01.example:t", 1)
+"""Asks without being logged in, so no unit attention is in its way."""
+
 READ, WRITE = "28 00 00 00 00 00 00 00 01", "2a 00 00 00 00 00 00 00 01"
 CONFLICT = 0x18
 
@@ -29,12 +32,12 @@ def out(run: Run) -> Run:
 
 
 def keys(run: Run) -> list[int]:
-    data = run("5e 00 00 00 00 00 00 10 00").data
+    data = run("5e 00 00 00 00 00 00 10 00", nexus=WATCHER).data
     return [int.from_bytes(data[i : i + 8], "big") for i in range(8, len(data), 8)]
 
 
 def held(run: Run) -> tuple[int, int] | None:
-    data = run("5e 01 00 00 00 00 00 10 00").data
+    data = run("5e 01 00 00 00 00 00 10 00", nexus=WATCHER).data
     return (int.from_bytes(data[8:16], "big"), data[21]) if len(data) > 8 else None
 
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a session: reactor, machine, first login, and the task that keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+import anyio.to_thread
+
+from ..errors import LocalProtocolError, LoginTimeout
+from ..names import Portal, check_iscsi_name, make_isid
+from ..secret import Chap
+from ..session import SessionMachine
+from ..settings import Settings
+from .initiator_name import host_initiator_name
+from .login import LoginPlan, log_in
+from .reactor import Reactor, open_reactor
+from .recovery import Keeper
+from .session import Session
+
+OPEN_TIMEOUT = 30.0
+"""A first login that takes longer fails: the caller is there and waits for an answer."""
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    portals: Sequence[Portal],
+    target_name: str | None,
+    *,
+    chap: Chap | None = None,
+    settings: Settings | None = None,
+    initiator_name: str | None = None,
+    isid: bytes | None = None,
+    reactor: Reactor | None = None,
+    open_timeout: float = OPEN_TIMEOUT,
+) -> AsyncIterator[Session]:
+    """Log in and give the session; log out when the block ends.
+
+    ``target_name`` None opens a discovery session (RFC 7143 4.3). ``portals`` are tried in order.
+    Without ``isid`` a random one is used, so that this session never ends another one of this host
+    (RFC 7143 6.3.5). ``reactor`` is for callers that drive other descriptors with it.
+
+    Raises:
+        ConnectError: no portal took a TCP connection.
+        LoginError: no portal let us in; the subclass and the text say why.
+        ProtocolError: what answers is no iSCSI target, or a broken one.
+
+    Cancellation: the connection is closed; a session that was logged in already is logged out.
+    """
+    settings = settings or Settings()
+    async with contextlib.AsyncExitStack() as stack:
+        if reactor is None:
+            reactor = await stack.enter_async_context(open_reactor())
+        if initiator_name is None:
+            initiator_name = await anyio.to_thread.run_sync(host_initiator_name)
+        machine = SessionMachine(
+            settings,
+            initiator_name=check_iscsi_name(initiator_name),
+            target_name=target_name,
+            isid=isid or make_isid(secrets.token_bytes(3), secrets.randbelow(65536)),
+            random_bytes=secrets.token_bytes,
+            chap=chap,
+            discovery=target_name is None,
+        )
+        if not portals:
+            raise LocalProtocolError("no portal to log in at")
+        session = Session(reactor, machine, settings)
+        plan = LoginPlan(portals, chap)
+        stack.push_async_callback(session.log_out)
+        with anyio.move_on_after(open_timeout) as scope:
+            await log_in(session, plan)
+        if scope.cancelled_caught:
+            raise LoginTimeout(
+                f"no login within {open_timeout:g} s at {', '.join(map(str, portals))}"
+            )
+        reactor.spawn(Keeper(session, plan).run)
+        yield session

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring a session back after every loss, within what the policy allows.
+
+After a loss: wait as long as the target asked for (Time2Wait), log in again at any portal, let the
+owners of the devices pass their barrier (``Session.restorers``), open the queue. A loss or a
+refusal during that starts it over, with growing pauses. When ``recovery_timeout`` is over, I/O
+fails instead of waiting, and login attempts go on: the session is there again when its target is.
+
+INVARIANT: after a loss no command but those of a restorer leaves before every restorer has
+returned. (tests/e2e/test_barrier_on_tgt.py)
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from ..errors import CapacityShrunk, IdentityMismatch, IscsiError, SessionFailed
+from .login import LoginPlan, log_in
+from .reactor import Timer
+from .session import Session
+
+log = logging.getLogger("pyscsi_init.session")
+
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 5.0
+"""Between login attempts: soon at first, then often enough to notice the target's return."""
+
+
+class Keeper:
+    """Keeps one session; ``run`` is its task."""
+
+    def __init__(self, session: Session, plan: LoginPlan) -> None:
+        self._session = session
+        self._plan = plan
+        self._wake = anyio.Event()
+        self._wait = 0.0
+        self._limit: Timer | None = None
+        session.lost = self._lost
+
+    def _lost(self, wait: float) -> None:
+        self._wait = wait
+        self._limit_recovery()
+        self._wake.set()
+
+    def _limit_recovery(self) -> None:
+        session = self._session
+        limit = session.settings.recovery_timeout
+        if limit is None or self._limit is not None:
+            return
+
+        def give_up() -> None:
+            self._limit = None
+            if session.recovering:
+                session.refuse(
+                    SessionFailed(
+                        f"the session with {session.target_name} is lost and did not come back "
+                        f"within {limit:g} s ({session.last_error})"
+                    )
+                )
+
+        if limit <= 0:
+            give_up()
+        else:
+            self._limit = session.reactor.call_at(session.reactor.now() + limit, give_up)
+
+    async def run(self) -> None:
+        """Until the session is closed or fails for good."""
+        session = self._session
+        while True:
+            await self._wake.wait()
+            await anyio.sleep(self._wait)
+            delay = FIRST_DELAY
+            while session.failed is None:
+                # A loss that is told during the attempt is answered by this very loop.
+                self._wake = anyio.Event()
+                try:
+                    await self._attempt()
+                except (IdentityMismatch, CapacityShrunk) as error:
+                    session.fail(error)
+                except IscsiError as error:
+                    session.last_error = error
+                    session.drop(str(error))
+                    log.info("session with %s is not back yet: %s", session.target_name, error)
+                    await anyio.sleep(delay)
+                    delay = min(delay * 2, LONGEST_DELAY)
+                else:
+                    break
+            if session.failed is not None:
+                return
+
+    async def _attempt(self) -> None:
+        session = self._session
+        if not session.connected:
+            await log_in(session, self._plan)
+        for restorer in list(session.restorers):
+            await restorer()
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        session.statistics.recoveries += 1
+        log.info("session with %s is back at %s", session.target_name, session.portal)
+        session.resume()

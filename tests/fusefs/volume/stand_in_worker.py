@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process in the place of a worker, for tests of the composition above a fake host.
+
+It speaks the real protocol (start document, ready pipe, control socket) and has no session and no
+FUSE. What it does beside that is told by words in the volume's name: ``refuse`` fails like a wrong
+LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the target is
+away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request. ``unit-N`` is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from fusefs.errors import DeviceBusy
+from fusefs.process.control import ControlServer
+from fusefs.process.launch import READY_FD
+from fusefs.process.messages import StartDocument
+from fusefs.process.worker import Ready, read_document
+from pyscsi_init.errors import LunNotFound
+
+
+async def serve(document: StartDocument, ready: Ready) -> None:
+    name = document.spec.name
+    over = anyio.Event()
+
+    async def status(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "deaf" in name:
+            await anyio.sleep_forever()
+        return {"recovering": "away" in name, "io": {"in_flight": 3 if "away" in name else 0}}
+
+    async def stop(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "inuse" in name and not request.get("force"):
+            raise DeviceBusy(document.fuse_directory, reason="it is open")
+        over.set()
+        return {}
+
+    async def on_sigterm() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                over.set()
+
+    server = ControlServer(document.directory, {"status": status, "stop": stop})
+    server.open()
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.serve)
+        group.start_soon(on_sigterm)
+        ready.step("log in")
+        if "refuse" in name:
+            ready.failed(LunNotFound("no LUN 9"))
+            over.set()
+        elif "die" in name:
+            os.write(2, b"out of luck\n")
+            os._exit(7)
+        elif "hang" not in name:
+            unit = re.search(r"unit-\d+", name)
+            identity = {"key": unit[0], "block_size": 512, "size_bytes": 1} if unit else {}
+            ready.ok({"block_size": 512, "size_bytes": 1 << 30, "identity": identity})
+        await over.wait()
+        group.cancel_scope.cancel()
+    server.close()
+
+
+if __name__ == "__main__":
+    anyio.run(serve, read_document(0), Ready(READY_FD))

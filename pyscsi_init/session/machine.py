@@ -82,7 +82,8 @@ class SessionMachine:
         self._events: deque[Event] = deque()
         self.scan_at: float | None = None
         self.logout_by: float | None = None
-        self._wait = 0.0
+        self.wait = 0.0
+        """Seconds before the next login that the target asked for."""
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class SessionMachine:
             initiator_task_tag=self.tasks.new_tag(),
             random_bytes=self.random_bytes,
         )
-        self._wait = 0.0
+        self.wait = 0.0
         self.connection = ConnectionMachine(login, self.settings, now)
 
     def receive_buffer(self) -> memoryview:
@@ -148,7 +149,7 @@ class SessionMachine:
         """The target closed its side, or the socket failed: the connection is over."""
         self.connection_failed("the target closed the connection", now)
 
-    def connection_failed(self, reason: str, now: float) -> None:
+    def connection_failed(self, reason: str, now: float) -> None:  # noqa: ARG002  (a verb)
         """The connection is dead for a reason that the socket gives."""
         connection = self.connection
         if connection is None:
@@ -297,10 +298,6 @@ class SessionMachine:
         self.logout_by = now + seconds / 2
         self._pump(now)
 
-    def set_wait(self, seconds: float) -> None:
-        """The target told how long to wait before the next login."""
-        self._wait = seconds
-
     def lose(self, error: IscsiError) -> None:
         """The connection is unusable: give it up; what becomes of the tasks, tasks.py says."""
         connection = self.connection
@@ -373,7 +370,7 @@ class SessionMachine:
         self.connection = None
         self.scan_at = self.logout_by = None
         self.held = False
-        wait = self._wait or (self.parameters.default_time2wait if error is not None else 0)
+        wait = self.wait or (self.parameters.default_time2wait if error is not None else 0)
         if again:
             self.state = next_session_state(self.state, SessionTransition.N5_LOST)
         else:

@@ -93,7 +93,7 @@ def abort(session: SessionMachine, task: ScsiTask, error: IscsiError, now: float
         if timed_out and task.replay is Replay.SAFE and task.attempts < MAX_ATTEMPTS:
             # Targets exist whose ABORT TASK does not stop a write: only the barrier after a new
             # login makes it safe to send the command again.
-            session.lose(ConnectionLost(str(error)), now)
+            session.lose(ConnectionLost(str(error)))
             return
         if task.modifies:
             table.unknown_outcome.add(task.lun)

@@ -242,7 +242,10 @@ def _text(
 
 
 def _logout(
-    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
 ) -> None:
     answer = LogoutResponse.decode(frame.header, frame.ahs, frame.data)
     session.window.update(answer.exp_cmd_sn, answer.max_cmd_sn)
@@ -250,12 +253,12 @@ def _logout(
     if connection.state is not ConnectionState.S6_IN_LOGOUT:
         raise ProtocolError("logout response without a logout request")
     if answer.response:
-        session.set_wait(answer.time2wait)
+        session.wait = answer.time2wait
         session.lose(
             ConnectionLost(f"the target refused the logout (response {answer.response:02x}h)")
         )
         return
-    session.set_wait(answer.time2wait)
+    session.wait = answer.time2wait
     session.logout_answered()
 
 
@@ -276,7 +279,7 @@ def _async_message(
         session.target_asks_for_logout(message.parameter3, now)
     elif event in (2, 3):
         # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
-        session.set_wait(message.parameter2)
+        session.wait = message.parameter2
         session.lose(ConnectionLost("the target announced that it drops the connection"))
     elif event == 4:
         # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
@@ -287,7 +290,10 @@ def _async_message(
 
 
 def _reject(
-    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    frame: Frame,
+    now: float,  # noqa: ARG001
 ) -> None:
     reject = Reject.decode(frame.header, frame.ahs, frame.data)
     session.window.update(reject.exp_cmd_sn, reject.max_cmd_sn)

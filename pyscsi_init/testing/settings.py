@@ -54,8 +54,8 @@ class TargetSettings:
     unit_attention_on_login: bool = False
     """A new session finds 29/00 on every logical unit, as many targets do."""
     unit_attention_on_capacity_change: bool = True
-    reset_unit_attention_to_all: bool = False
-    """The nexus that asked for a reset gets the unit attention too, not only the others."""
+    reset_unit_attention_to_all: bool = True
+    """The nexus that asked for a reset finds the unit attention too (SAM-5), not only the others."""
     nop_in_interval: float | None = None
     """Seconds between the target's own pings; None sends none."""
     nop_in_timeout: float = 5.0

@@ -125,10 +125,12 @@ async def test_a_reset_waits_for_the_writes_of_a_dead_session(waits: bool) -> No
                 held.release()
                 assert (await second.receive()).opcode == 0x22
                 assert block(target) == OLD, "the reset was answered after the write had landed"
+                assert (await second.execute(TEST_UNIT_READY)).code == (6, 0x29, 3)
                 assert (await second.execute(write_10(0, 1), write=NEW)).status == 0
                 assert block(target) == NEW
             else:
                 assert await second.manage(5) == 0
+                assert (await second.execute(TEST_UNIT_READY)).code == (6, 0x29, 3)
                 assert (await second.execute(write_10(0, 1), write=NEW)).status == 0
                 held.release()
                 assert block(target) == OLD, "a reset that is no barrier"

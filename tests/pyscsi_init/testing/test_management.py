@@ -119,6 +119,7 @@ async def test_a_reset_ends_a_write_that_waits_for_its_data() -> None:
         assert r2t.opcode == 0x31
         assert await initiator.manage(5) == 0
         await initiator.answer_r2t(r2t, b"x" * 512)  # type: ignore[arg-type]
+        assert (await initiator.execute(TEST_UNIT_READY)).code == (6, 0x29, 3)
         answer = await initiator.execute(read_10(0, 1), read=512)
         assert answer.data == bytes(512), "late data is ignored, and nothing is rejected"
         assert target.counters.rejects == 0

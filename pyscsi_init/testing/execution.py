@@ -7,6 +7,8 @@ handler. Whatever a handler raises ends here as status and sense. Knows no PDU a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import block, mode, primary, provisioning, reserve
 from .commands import Command, find, lookup
 from .conditions import (
@@ -54,11 +56,36 @@ def check_condition(
 
 def execute(unit: LogicalUnit | None, command: Command, *, descriptor: bool = False) -> Result:
     """Carry out one command; ``descriptor`` asks for sense data in descriptor format."""
+    return admit(unit, command, descriptor=descriptor) or perform(
+        unit, command, descriptor=descriptor
+    )
+
+
+def admit(unit: LogicalUnit | None, command: Command, *, descriptor: bool = False) -> Result | None:
+    """Let a command enter the task set, or end it with a result.
+
+    A unit attention is used up by it. What is admitted may be performed later: a reset or a
+    reservation that comes in between does not undo it, as it would not in a disk.
+    """
+    return None if unit is None else _guarded(unit, descriptor, lambda: _admit(unit, command))
+
+
+def perform(unit: LogicalUnit | None, command: Command, *, descriptor: bool = False) -> Result:
+    """Carry out a command that was admitted."""
+    if unit is None:
+        result = _guarded(unit, descriptor, lambda: _without_unit(command))
+    else:
+        result = _guarded(unit, descriptor, lambda: lookup(command.cdb).handler(unit, command))
+    return result or Result()
+
+
+def _guarded(
+    unit: LogicalUnit | None, descriptor: bool, work: Callable[[], Result | None]
+) -> Result | None:
+    """Turn what is raised into status and sense."""
     descriptor = descriptor or (unit is not None and unit.descriptor_sense)
     try:
-        if unit is None:
-            return _without_unit(command)
-        return _on_unit(unit, command)
+        return work()
     except Condition as condition:
         return check_condition(
             condition.code, information=condition.information, descriptor=descriptor
@@ -82,7 +109,7 @@ def _without_unit(command: Command) -> Result:
     raise Condition(LOGICAL_UNIT_NOT_SUPPORTED)
 
 
-def _on_unit(unit: LogicalUnit, command: Command) -> Result:
+def _admit(unit: LogicalUnit, command: Command) -> None:
     entry = find(command.cdb)
     if entry is None or not entry.passes_attention:
         attention = unit.next_attention(command.nexus)
@@ -95,4 +122,3 @@ def _on_unit(unit: LogicalUnit, command: Command) -> Result:
         raise Condition(INITIALIZING_COMMAND_REQUIRED)
     if unit.write_protected and entry.opcode in CHANGES_MEDIUM:
         raise Condition(WRITE_PROTECTED)
-    return entry.handler(unit, command)

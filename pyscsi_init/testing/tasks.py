@@ -29,7 +29,7 @@ from .conditions import (
     Result,
     SenseCode,
 )
-from .execution import check_condition, data_out_length, execute
+from .execution import admit, check_condition, data_out_length, execute, perform
 from .faults import WRITES, CommandFacts, Hold, Rule
 from .unit import LogicalUnit
 
@@ -230,9 +230,10 @@ class Task:
         else:
             getattr(self, f"_on_{rule.kind}")(rule)
 
-    def _execute(self) -> Result:
+    @property
+    def _command(self) -> Command:
         target = self.session.target
-        command = Command(
+        return Command(
             cdb=self.cdb,
             nexus=self.session.nexus,
             data_out=self._buffer,
@@ -240,7 +241,9 @@ class Task:
             lun=self.lun or 0,
             luns=() if target is None else list(target.luns),
         )
-        return execute(self.unit, command, descriptor=self._descriptor_sense)
+
+    def _execute(self) -> Result:
+        return execute(self.unit, self._command, descriptor=self._descriptor_sense)
 
     def _finish(self, result: Result) -> None:
         unit = self.unit
@@ -253,12 +256,12 @@ class Task:
             self._respond(result)
 
     def _on_hold(self, rule: Hold) -> None:
-        self._begin()
-        rule.add(self._land)
+        if self._begin():
+            rule.add(self._land)
 
     def _on_delay(self, rule: Rule) -> None:
-        self._begin()
-        self.session.server.after(rule.arguments["seconds"], self._land)
+        if self._begin():
+            self.session.server.after(rule.arguments["seconds"], self._land)
 
     def _on_answer_late(self, rule: Rule) -> None:
         result = self._execute()
@@ -301,13 +304,21 @@ class Task:
     command_header: bytes = b""
     """The BHS as it arrived, for a Reject."""
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Enter the task set and be on the way to the medium; False when that was refused."""
+        refused = admit(self.unit, self._command, descriptor=self._descriptor_sense)
+        if refused is not None:
+            self._respond(refused)
+            return False
         if self.unit is not None:
             self.unit.begin(self)
+        return True
 
     def _land(self) -> None:
         """What was held back happens now, whatever has become of the session meanwhile."""
-        result = None if self.cancelled else self._execute()
+        result = None
+        if not self.cancelled:
+            result = perform(self.unit, self._command, descriptor=self._descriptor_sense)
         if self.unit is not None:
             self.unit.end(self)
         if result is not None:

@@ -18,6 +18,9 @@ import pytest
 from . import processes
 from .requirements import on_ci
 
+OTHER_RUNS = "/pytest-of-"
+"""In the path of each pytest run's temporary directory: what lies in another one is not our leak."""
+
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""
 
@@ -67,6 +70,7 @@ def snapshot(base: Path) -> set[str]:
         found.update(f"FUSE connection {name}" for name in _listdir("/sys/fs/fuse/connections"))
     else:
         found = {text for text in found if str(base) in text}
+    found = {text for text in found if str(base) in text or OTHER_RUNS not in text}
     for pid in processes.children():
         line = processes.command_line(pid)
         if line and not any(helper in line for helper in HELPERS):

@@ -172,9 +172,7 @@ class RawInitiator:
             if response.status_class:
                 return response
             names = {}
-        response = await self.login_step(
-            names | KEYS | keys, stage=1, next_stage=3, isid=isid
-        )
+        response = await self.login_step(names | KEYS | keys, stage=1, next_stage=3, isid=isid)
         if response.status_class == 0 and response.next_stage == 3:
             self.full_feature()
         return response
@@ -366,7 +364,9 @@ async def connected(portal: Portal) -> AsyncIterator[RawInitiator]:
 
 
 @asynccontextmanager
-async def logged_in(portal: Portal, target: str, **arguments: object) -> AsyncIterator[RawInitiator]:
+async def logged_in(
+    portal: Portal, target: str, **arguments: object
+) -> AsyncIterator[RawInitiator]:
     """A connection in full feature phase."""
     async with connected(portal) as initiator:
         response = await initiator.login(target, **arguments)  # type: ignore[arg-type]

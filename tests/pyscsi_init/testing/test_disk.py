@@ -83,9 +83,7 @@ def test_a_file_that_is_there_keeps_its_size(tmp_path: Path) -> None:
     disk.close()
 
 
-@pytest.mark.parametrize(
-    ("size", "block_size"), [(0, 512), (1000, 512), (4096, 500), (2048, 4096)]
-)
+@pytest.mark.parametrize(("size", "block_size"), [(0, 512), (1000, 512), (4096, 500), (2048, 4096)])
 def test_impossible_sizes_are_refused(size: int, block_size: int) -> None:
     with pytest.raises(ConfigurationError):
         RamDisk(size, block_size=block_size)
@@ -103,11 +101,15 @@ def test_each_disk_has_its_own_serial_number() -> None:
 ranges = st.tuples(st.integers(0, 63), st.integers(1, 64)).map(
     lambda pair: (pair[0], min(pair[1], 64 - pair[0]))
 )
-steps = st.lists(st.tuples(st.sampled_from(("write", "discard")), ranges, st.binary(min_size=1, max_size=1)))
+steps = st.lists(
+    st.tuples(st.sampled_from(("write", "discard")), ranges, st.binary(min_size=1, max_size=1))
+)
 
 
 @given(steps)
-def test_a_thin_disk_is_like_a_list_of_blocks(steps: list[tuple[str, tuple[int, int], bytes]]) -> None:
+def test_a_thin_disk_is_like_a_list_of_blocks(
+    steps: list[tuple[str, tuple[int, int], bytes]],
+) -> None:
     disk = RamDisk(SIZE, thin=True)
     model: list[bytes | None] = [None] * 64
     for action, (first, count), value in steps:

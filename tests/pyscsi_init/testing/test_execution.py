@@ -113,7 +113,11 @@ def test_unmap_checks_everything_before_it_does_anything(run: Run, unit: Logical
     assert unit.disk.read(8 * 512, 512) == b"x" * 512
     status = run("9e 12 00 00 00 00 00 00 00 00 00 00 00 ff 00 00").data[8:]
     found = [
-        (int.from_bytes(status[i : i + 8], "big"), int.from_bytes(status[i + 8 : i + 12], "big"), status[i + 12])
+        (
+            int.from_bytes(status[i : i + 8], "big"),
+            int.from_bytes(status[i + 8 : i + 12], "big"),
+            status[i + 12],
+        )
         for i in range(0, len(status), 16)
     ]
     assert found == [(0, 8, 1), (8, 2032, 0), (2040, 8, 1)]

@@ -46,9 +46,7 @@ def block(target: Target, lba: int = 0) -> bytes:
 
 async def silence(initiator: RawInitiator) -> None:
     """Nothing comes: what could come follows an echo that is asked for now."""
-    await initiator.send(
-        NopOut(immediate=True, initiator_task_tag=0x7777, cmd_sn=initiator.cmd_sn)
-    )
+    await initiator.send(NopOut(immediate=True, initiator_task_tag=0x7777, cmd_sn=initiator.cmd_sn))
     assert isinstance(await initiator.receive(), NopIn)
 
 

@@ -10,7 +10,9 @@ from pyscsi_init.testing.negotiation import Negotiated, Negotiation
 from pyscsi_init.testing.settings import TargetSettings
 
 
-def negotiate(settings: TargetSettings, *pairs: tuple[str, str]) -> tuple[dict[str, str], Negotiated]:
+def negotiate(
+    settings: TargetSettings, *pairs: tuple[str, str]
+) -> tuple[dict[str, str], Negotiated]:
     negotiation = Negotiation(settings, discovery=False)
     return dict(negotiation.receive(list(pairs))), negotiation.result
 
@@ -51,9 +53,7 @@ def test_the_initiators_order_of_digests_decides() -> None:
 
 
 def test_no_digest_in_common_is_rejected() -> None:
-    answers, result = negotiate(
-        TargetSettings(data_digest=("None",)), ("DataDigest", "CRC32C")
-    )
+    answers, result = negotiate(TargetSettings(data_digest=("None",)), ("DataDigest", "CRC32C"))
     assert answers == {"DataDigest": "Reject"}
     assert not result.data_digest
 

@@ -121,9 +121,7 @@ def test_preempting_nobody_conflicts(out: Run, alice: Nexus) -> None:
     assert out(4, alice, key=0xA, new=0xDEAD, kind=5).status == CONFLICT
 
 
-def test_release_tells_the_other_registrants(
-    run: Run, out: Run, alice: Nexus, bob: Nexus
-) -> None:
+def test_release_tells_the_other_registrants(run: Run, out: Run, alice: Nexus, bob: Nexus) -> None:
     out(0, alice, new=0xA)
     out(0, bob, new=0xB)
     out(1, alice, key=0xA, kind=5)

@@ -73,9 +73,7 @@ async def test_login_logout_and_counters() -> None:
         assert (target.counters.logins, target.counters.logouts) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [("iqn.2024-01.example:other", (2, 3)), ("", (2, 3))]
-)
+@pytest.mark.parametrize(("name", "status"), [("iqn.2024-01.example:other", (2, 3)), ("", (2, 3))])
 async def test_a_target_that_is_not_there(name: str, status: tuple[int, int]) -> None:
     async with TargetServer([make_target()]).running() as portal, connected(portal) as initiator:
         response = await initiator.login(name)
@@ -90,7 +88,11 @@ async def test_login_needs_names_a_version_and_a_stage() -> None:
         ({"InitiatorName": "iqn.2024-01.example:i", "SessionType": "Odd"}, {"stage": 1}, (2, 9)),
         ({}, {"stage": 1, "version_min": 1}, (2, 5)),
         ({}, {"stage": 2}, (2, 0x0B)),
-        ({"InitiatorName": "iqn.2024-01.example:i", "TargetName": IQN}, {"stage": 1, "tsih": 9}, (2, 0x0A)),
+        (
+            {"InitiatorName": "iqn.2024-01.example:i", "TargetName": IQN},
+            {"stage": 1, "tsih": 9},
+            (2, 0x0A),
+        ),
     ]
     async with TargetServer([make_target()]).running() as portal:
         for keys, fields, status in cases:
@@ -428,7 +430,9 @@ async def test_sequence_numbers_wrap() -> None:
 async def test_nop_echoes_and_pings() -> None:
     target = make_target()
     async with TargetServer([target]).running() as portal, logged_in(portal, IQN) as initiator:
-        await initiator.send(NopOut(immediate=True, initiator_task_tag=77, cmd_sn=initiator.cmd_sn, data=b"ping"))
+        await initiator.send(
+            NopOut(immediate=True, initiator_task_tag=77, cmd_sn=initiator.cmd_sn, data=b"ping")
+        )
         echo = await initiator.receive()
         assert isinstance(echo, NopIn)
         assert (echo.initiator_task_tag, echo.data) == (77, b"ping")
@@ -438,7 +442,9 @@ async def test_nop_echoes_and_pings() -> None:
         assert isinstance(ping, NopIn)
         assert (ping.initiator_task_tag, ping.target_transfer_tag) == (RESERVED_TAG, tag)
         assert tag in session.pings
-        await initiator.send(NopOut(immediate=True, target_transfer_tag=tag, cmd_sn=initiator.cmd_sn))
+        await initiator.send(
+            NopOut(immediate=True, target_transfer_tag=tag, cmd_sn=initiator.cmd_sn)
+        )
         await initiator.execute(TEST_UNIT_READY)
         assert session.pings == {}
 
@@ -530,4 +536,3 @@ async def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(ConfigurationError, match="cannot be listened on"):
             async with server.running():
                 pass
-

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a coroutine to its result: the event loop, signals, and errors as themselves.
+
+Ctrl-C, SIGTERM and SIGHUP cancel the scope of what runs, so that everything that was begun is undone
+by the same code that undoes it after an error; only then :class:`Stopped` ends the command. A second
+signal changes nothing: half an undoing is worse than a slow one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BACKENDS = ("asyncio", "trio")
+
+
+class Stopped(BaseException):
+    """A signal ended the command. ``error`` is what the cleaning up met, if anything."""
+
+    def __init__(self, number: int, error: BaseException | None = None) -> None:
+        self.number = signal.Signals(number)
+        self.error = error
+        super().__init__(self.number.name)
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells use for it."""
+        return 128 + self.number
+
+    def __str__(self) -> str:
+        word = "interrupted" if self.number == signal.SIGINT else f"ended by {self.number.name}"
+        if self.error is None:
+            return f"{word}; what was begun has been undone"
+        return f"{word}; while cleaning up: {self.error}"
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Signals raise Stopped wherever no event loop runs."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _arm()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _arm() -> None:
+    for number in SIGNALS:
+        # nohup and the background jobs of simple shells ignore a signal on purpose.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
+    """Run a coroutine function to its end.
+
+    Raises:
+        Stopped: a signal came; the function was cancelled and has ended.
+        Exception: what the function raised, never in a group.
+    """
+    options: dict[str, Any] = {}
+    if backend == "asyncio" and importlib.util.find_spec("uvloop") is not None:
+        options["use_uvloop"] = True
+    command = _Command(function)
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    try:
+        anyio.run(command.run, heeded, backend=backend, backend_options=options)
+    finally:
+        _rearm(heeded)
+    error = command.error
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if command.stopped_by is not None and not command.results:
+        raise Stopped(command.stopped_by, error)
+    if error is not None:
+        raise error
+    result: T = command.results[0]
+    return result
+
+
+def _rearm(numbers: list[signal.Signals]) -> None:
+    for number in numbers:  # asyncio leaves the default behind
+        signal.signal(number, _stop)
+
+
+class _Command:
+    """One run, and how it ended."""
+
+    def __init__(self, function: Callable[[], Awaitable[Any]]) -> None:
+        self._function = function
+        self.results: list[Any] = []
+        self.error: BaseException | None = None
+        self.stopped_by: signal.Signals | None = None
+
+    async def run(self, numbers: list[signal.Signals]) -> None:
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                if numbers:
+                    await group.start(self._watch, numbers, scope)
+                try:
+                    self.results.append(await self._function())
+                except Exception as error:
+                    self.error = error
+                except BaseExceptionGroup as group_error:
+                    # Cancellation may travel with errors of the cleaning up.
+                    _, errors = group_error.split(anyio.get_cancelled_exc_class())
+                    self.error = errors
+                    if errors is None:
+                        raise
+            group.cancel_scope.cancel()
+
+    async def _watch(
+        self,
+        numbers: list[signal.Signals],
+        scope: anyio.CancelScope,
+        *,
+        task_status: anyio.abc.TaskStatus[None],
+    ) -> None:
+        with anyio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            async for number in signals:
+                if self.stopped_by is None:
+                    self.stopped_by = number
+                    scope.cancel()
+                else:
+                    with contextlib.suppress(OSError):
+                        sys.stderr.write("pyscsi-init: still cleaning up\n")
+                        sys.stderr.flush()

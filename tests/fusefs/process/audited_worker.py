@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real worker, which tells in its log about every import and every file opened while it serves.
+
+Serving begins with the ``ready`` document and ends when the service does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fusefs.process import worker
+
+serving = False
+
+
+def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if serving and event in ("open", "import"):
+        os.write(2, f"AUDIT {event} {arguments[0]!r}\n".encode())
+
+
+class AuditedReady(worker.Ready):
+    def ok(self, facts: Mapping[str, Any]) -> None:
+        global serving
+        super().ok(facts)
+        serving = True
+
+
+class AuditedWorker(worker.Worker):
+    async def _end_of_service(self, *arguments: Any) -> None:
+        global serving
+        serving = False
+        await super()._end_of_service(*arguments)
+
+
+if __name__ == "__main__":
+    sys.addaudithook(hook)
+    worker.Ready = AuditedReady  # type: ignore[misc]
+    worker.Worker = AuditedWorker  # type: ignore[misc]
+    sys.exit(worker.main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import re
 import traceback
@@ -53,7 +54,7 @@ class LazyGroup(click.Group):
         if module is None:
             return None
         found = importlib.import_module(f"fusefs.cli.{module}")
-        return cast(click.Command, getattr(found, cmd_name))
+        return cast("click.Command", getattr(found, cmd_name))
 
 
 @click.group(
@@ -62,7 +63,14 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit status:\n" + table_text(),
 )
-@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _parameter, wanted: _version(ctx) if wanted else None,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """iSCSI LUNs as files, block devices and directories, without a kernel initiator.
 
@@ -70,6 +78,15 @@ def cli() -> None:
     host[:port]; a URL is iscsi://[user@]host[:port][,host...]/target-name[/lun]. Secrets come from
     files or from the environment, never from arguments.
     """
+
+
+def _version(ctx: click.Context) -> None:
+    try:
+        version = importlib.metadata.version(PROGRAM)
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed as a package)"
+    output.write(f"{PROGRAM} {version}\n")
+    ctx.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,8 +154,7 @@ class _LogHandler(logging.Handler):
         verbose = self._invocation.verbose
         # The initiator's warnings come back as errors of the call; the volume layer's tell of
         # something that stays behind although the call ends.
-        least = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-        if record.levelno >= least and (verbose or record.name.startswith("fusefs")):
+        if verbose or record.name.startswith("fusefs"):
             output.warn(scrub(f"{record.levelname.lower()}: {record.getMessage()}"))
 
 
@@ -149,7 +165,7 @@ def _logging(invocation: Invocation) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -54,14 +55,17 @@ class WorkerIdentity:
 
 
 def start_time_of(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when it is gone, or a zombie."""
+    """When the process started, in clock ticks since boot; None when it is gone.
+
+    Its state is not asked: a main thread that has ended looks like a zombie while other threads
+    still run. Only a pidfd tells when all of a process has ended.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     # The name in parentheses may hold anything; the fields after it are plain.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    return int(text.rpartition(")")[2].split()[19])
 
 
 def reap(pid: int) -> None:
@@ -71,9 +75,19 @@ def reap(pid: int) -> None:
 
 
 def is_alive(worker: WorkerIdentity) -> bool:
-    """Whether that very process is still there."""
-    reap(worker.pid)
-    return start_time_of(worker.pid) == worker.start_time
+    """Whether that very process, or a thread of it, is still there."""
+    descriptor = open_pidfd(worker)
+    if descriptor is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        has_ended = bool(poll.poll(0))
+    finally:
+        os.close(descriptor)
+    if has_ended:
+        reap(worker.pid)
+    return not has_ended
 
 
 def open_pidfd(worker: WorkerIdentity) -> int | None:

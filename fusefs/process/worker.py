@@ -54,8 +54,8 @@ from pyscsi_init.transport import Reactor, open_reactor
 
 log = logging.getLogger("fusefs.worker")
 
-IN_USE_RETRIES = 20
-IN_USE_PAUSE_S = 0.1
+IN_USE_PATIENCE_S = 2.0
+IN_USE_PAUSE_S = 0.05
 """The kernel closes the file of a detached loop device a moment after the detach."""
 
 Opener = Callable[[StartDocument, Reactor], AbstractAsyncContextManager[BlockDevice]]
@@ -266,16 +266,16 @@ class Worker:
                 return
             if not device.read_only:
                 await device.flush()
-            for attempt in range(1, IN_USE_RETRIES + 1):
+            patience = anyio.current_time() + IN_USE_PATIENCE_S
+            while not self._over.is_set():
                 try:
                     await self._in_thread(self._host.umount, self._document.fuse_directory)
-                    break
+                    self._over.set()
                 except DeviceBusy as error:
-                    if attempt == IN_USE_RETRIES:
+                    if anyio.current_time() > patience:
                         path = f"{self._document.fuse_directory}/lun"
                         raise DeviceBusy(path, users=error.users, reason="it is open") from error
                     await anyio.sleep(IN_USE_PAUSE_S)
-            self._over.set()
 
     def _parts(self) -> tuple[BlockDevice, Channel]:
         # The control socket is open before the channel is serving, for an instant.

@@ -66,6 +66,8 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
             answer = await volume.control.call("status", deadline_s=ASK_SECONDS)
         except (VolumeError, IscsiError) as error:
             trouble = str(error)
+        else:
+            trouble = str(answer.get("failed") or "")
     loops, fstype, missing = await host_call(lambda: _compare(volume))
     if not being_worked_on:
         trouble = missing or trouble

@@ -223,4 +223,5 @@ async def _ask_what_will_be_lost(volume: Pieces, report: DetachReport) -> None:
         report.problems.append(f"ask the worker: {error}")
         return
     report.requests_in_flight = int(io.get("in_flight", 0))
-    report.unflushed_writes = int(io.get("unflushed_writes", 0))
+    # A channel that does not count them can still say that there was never a write.
+    report.unflushed_writes = io.get("unflushed_writes", None if io.get("writes") else 0)

@@ -55,7 +55,7 @@ class TargetSettings:
     """A new session finds 29/00 on every logical unit, as many targets do."""
     unit_attention_on_capacity_change: bool = True
     reset_unit_attention_to_all: bool = True
-    """The nexus that asked for a reset finds the unit attention too (SAM-5), not only the others."""
+    """The nexus that asked for a reset finds the unit attention too, as SAM-5 wants it."""
     nop_in_interval: float | None = None
     """Seconds between the target's own pings; None sends none."""
     nop_in_timeout: float = 5.0

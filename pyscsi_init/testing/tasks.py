@@ -1,52 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """One SCSI task: from its command PDU, over its data-out, to its data-in and status.
 
-Owns DataSN, R2TSN, the data-out buffer and what a fault rule does with the command. The numbers of
-the session (CmdSN, StatSN, window) are written by the session when it sends; what the command means
-is execution.py's business.
+Owns the DataSN of its Data-In, its end, and what a fault rule does with the command. Data-out is
+collected by transfer.py; the numbers of the session (CmdSN, StatSN, window) are written by the
+session when it sends; what the command means is execution.py's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..pdu import (
-    RESERVED_TAG,
     DataIn,
     DataOut,
-    ReadyToTransfer,
     ScsiCommand,
     ScsiResponse,
     build_sense_segment,
 )
 from .commands import Command, address
-from .conditions import (
-    GOOD,
-    INCORRECT_AMOUNT_OF_DATA,
-    INVALID_FIELD_IN_CDB,
-    UNEXPECTED_UNSOLICITED_DATA,
-    Result,
-    SenseCode,
-)
+from .conditions import GOOD, Result, SenseCode
 from .execution import admit, check_condition, data_out_length, execute, perform
 from .faults import WRITES, CommandFacts, Hold, Rule
+from .transfer import Incoming
 from .unit import LogicalUnit
 
 if TYPE_CHECKING:
     from .session import Session
-
-MOST_DATA_OUT = 16 << 20
-"""More than any command may carry here (VPD B0h says 8 MiB); nothing is allocated beyond it."""
-
-
-@dataclass(slots=True)
-class Burst:
-    """One R2T that is being answered."""
-
-    offset: int
-    end: int
-    data_sn: int = 0
 
 
 class Task:
@@ -70,41 +49,14 @@ class Task:
         self.cancelled = False
         """It shall not reach the medium any more."""
         self._started = False
+        self._all_here = False
         self._meant = data_out_length(self.unit, pdu.cdb)
         """Bytes of data-out that the CDB means, whatever the initiator has."""
         wanted = min(self.expected, self._meant) if pdu.write else 0
-        self._too_much = wanted > MOST_DATA_OUT
-        self._wanted = 0 if self._too_much else wanted
-        self._buffer = bytearray(self._wanted)
-        self._received = 0
-        self._unsolicited = pdu.write and not pdu.final
-        self._unsolicited_sn = 0
-        self._bursts: dict[int, Burst] = {}
-        self._next_offset = 0
-        self._r2t_sn = 0
+        self._incoming = Incoming(session, pdu, wanted)
         self._data_sn = 0
-        self._failure: SenseCode | None = None
-        self._take_immediate(pdu)
 
     # Data-out
-
-    def _take_immediate(self, pdu: ScsiCommand) -> None:
-        data = pdu.data
-        if not len(data):
-            return
-        parameters = self.session.parameters
-        if not parameters.immediate_data or len(data) > parameters.first_burst_length:
-            self._failure = UNEXPECTED_UNSOLICITED_DATA
-            return
-        self._store(0, data)
-
-    def _store(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        end = offset + len(data)
-        if end <= self._wanted:
-            self._buffer[offset:end] = data
-        elif offset < self._wanted:
-            self._buffer[offset:] = data[: self._wanted - offset]
-        self._received = max(self._received, end)
 
     def start(self) -> None:
         """The command is the next in order (RFC 7143 4.2.2.1)."""
@@ -113,56 +65,13 @@ class Task:
 
     def data_out(self, pdu: DataOut) -> None:
         """Take one Data-Out PDU."""
-        if pdu.target_transfer_tag == RESERVED_TAG:
-            self._unsolicited_data(pdu)
-        else:
-            burst = self._bursts.get(pdu.target_transfer_tag)
-            if burst is None:
-                self.session.reject(pdu, 0x09)
-                return
-            if (
-                pdu.data_sn != burst.data_sn
-                or pdu.buffer_offset != burst.offset
-                or burst.offset + len(pdu.data) > burst.end
-            ):
-                self.fail(INCORRECT_AMOUNT_OF_DATA)
-                return
-            self._store(pdu.buffer_offset, pdu.data)
-            burst.data_sn += 1
-            burst.offset += len(pdu.data)
-            if pdu.final:
-                del self._bursts[pdu.target_transfer_tag]
-                if burst.offset != burst.end:
-                    self.fail(INCORRECT_AMOUNT_OF_DATA)
-                    return
-        if not self.ended:
-            self._advance()
-
-    def _unsolicited_data(self, pdu: DataOut) -> None:
-        parameters = self.session.parameters
-        if not self._unsolicited or parameters.initial_r2t:
-            self.fail(UNEXPECTED_UNSOLICITED_DATA)
-            return
-        end = pdu.buffer_offset + len(pdu.data)
-        if (
-            pdu.data_sn != self._unsolicited_sn
-            or pdu.buffer_offset != self._received
-            or end > parameters.first_burst_length
-        ):
-            self.fail(INCORRECT_AMOUNT_OF_DATA)
-            return
-        self._unsolicited_sn += 1
-        self._store(pdu.buffer_offset, pdu.data)
-        if pdu.final:
-            self._unsolicited = False
-            # RFC 7143 4.2.5.2: unsolicited data that is sent at all is sent to its full length
-            if end != min(parameters.first_burst_length, self.expected):
-                self.fail(INCORRECT_AMOUNT_OF_DATA)
+        self._incoming.take(pdu)
+        self._advance()
 
     def fail(self, code: SenseCode) -> None:
         """The data is not what was agreed: end the task with CHECK CONDITION."""
         if not self.ended:
-            self._bursts.clear()
+            self._incoming.stop()
             self._respond(check_condition(code, descriptor=self._descriptor_sense))
 
     @property
@@ -171,38 +80,16 @@ class Task:
 
     def _advance(self) -> None:
         """Ask for more data, or carry the command out when all is there."""
-        if not self._started or self._unsolicited:
+        incoming = self._incoming
+        if not self._started or self._all_here:
             return
-        if self._failure is not None:
-            self.fail(self._failure)
-        elif self._too_much:
-            self.fail(INVALID_FIELD_IN_CDB)
-        elif self._received >= self._wanted:
+        if incoming.failure is not None:
+            self.fail(incoming.failure)
+        elif incoming.complete:
+            self._all_here = True
             self._ready()
         else:
-            self._ask()
-
-    def _ask(self) -> None:
-        parameters = self.session.parameters
-        self._next_offset = max(self._next_offset, self._received if not self._r2t_sn else 0)
-        while self._next_offset < self._wanted and (
-            len(self._bursts) < parameters.max_outstanding_r2t
-        ):
-            length = min(parameters.max_burst_length, self._wanted - self._next_offset)
-            tag = self.session.new_transfer_tag()
-            self._bursts[tag] = Burst(self._next_offset, self._next_offset + length)
-            self.session.send(
-                ReadyToTransfer(
-                    lun=self.lun_bytes,
-                    initiator_task_tag=self.initiator_task_tag,
-                    target_transfer_tag=tag,
-                    r2t_sn=self._r2t_sn,
-                    buffer_offset=self._next_offset,
-                    desired_data_transfer_length=length,
-                )
-            )
-            self._r2t_sn += 1
-            self._next_offset += length
+            incoming.ask()
 
     # Carrying out
 
@@ -236,7 +123,7 @@ class Task:
         return Command(
             cdb=self.cdb,
             nexus=self.session.nexus,
-            data_out=self._buffer,
+            data_out=self._incoming.buffer,
             data_out_offered=self.expected if self.write else 0,
             lun=self.lun or 0,
             luns=() if target is None else list(target.luns),
@@ -332,7 +219,7 @@ class Task:
     def abort(self, *, cancel: bool) -> None:
         """Send no answer any more; with ``cancel`` do not reach the medium any more either."""
         self.ended = True
-        self._bursts.clear()
+        self._incoming.stop()
         self.session.forget(self)
         if cancel and not self.cancelled:
             self.cancelled = True

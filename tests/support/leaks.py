@@ -19,7 +19,7 @@ from . import processes
 from .requirements import on_ci
 
 OTHER_RUNS = "/pytest-of-"
-"""In the path of each pytest run's temporary directory: what lies in another one is not our leak."""
+"""In the path of each pytest run's temporary directory; what lies in another one is not ours."""
 
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""

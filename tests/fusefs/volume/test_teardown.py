@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,9 @@ from fusefs.errors import (
     WorkerFailed,
 )
 from fusefs.volume.state import PHASES, save_state
-from tests.fusefs.volume.test_stack import Bench
+from tests.fusefs.volume.bench import Bench
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.kill_workers()
 
 
 async def mounted(bench: Bench, name: str = "data", binds: int = 0) -> list[Path]:

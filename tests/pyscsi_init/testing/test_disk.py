@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,14 @@ SIZE = 64 * 512
 
 
 @pytest.fixture(params=["ram", "file"])
-def thin_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+def thin_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     disk: Disk
     if request.param == "ram":
         disk = RamDisk(SIZE, thin=True)
     else:
         disk = FileDisk(tmp_path / "disk", SIZE, thin=True)
-    request.addfinalizer(disk.close)
-    return disk
+    yield disk
+    disk.close()
 
 
 def test_what_was_written_is_read(thin_disk: Disk) -> None:

@@ -3,14 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,27 +12,7 @@ from pyscsi_init.errors import ConfigurationError
 from pyscsi_init.names import Portal
 from pyscsi_init.testing.__main__ import main, make_disk, parse_size
 from tests.pyscsi_init.testing.raw_initiator import connected, logged_in, read_10, write_10
-
-COMMAND = (sys.executable, "-m", "pyscsi_init.testing")
-
-
-@contextmanager
-def serving(*arguments: str, end: signal.Signals = signal.SIGTERM) -> Iterator[dict[str, Any]]:
-    """The command, running; ended by a signal, on which it must exit with 0 and without a word."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.send_signal(end)
-            try:
-                output, errors = process.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-    assert (process.returncode, output, errors) == (0, "", "")
+from tests.pyscsi_init.testing.serving import serving
 
 
 @pytest.mark.anyio

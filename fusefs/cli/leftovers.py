@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left of volumes that nobody owns any more: mounts, loop devices, processes, FUSE
+connections.
+
+It looks in the kernel's tables for what lies under a directory or was started for it, and changes
+nothing. A process is recognised by its arguments and its environment, never by its name alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from fusefs.host import Host
+
+WORKER_ARGUMENT = b"fusefs.process.worker"
+
+
+def is_under(path: str, directory: str) -> bool:
+    """Whether ``path`` is ``directory`` or lies in it."""
+    return path == directory or path.startswith(directory + "/")
+
+
+def of_directory(host: Host, directory: Path) -> list[str]:
+    """Everything that uses ``directory``, in words. Reads tables; never waits for a target."""
+    root = str(directory)
+    found = [
+        f"mount {entry.mountpoint} ({entry.fstype} from {entry.source})"
+        for entry in host.mounts()
+        if is_under(entry.mountpoint, root) or is_under(entry.source, root)
+    ]
+    found += [
+        f"loop device {device.path} over {device.backing_file}"
+        for device in host.loop_list()
+        if is_under(device.backing_file, root)
+    ]
+    found += [f"process {pid} ({text})" for pid, text in processes_of(root).items()]
+    return found
+
+
+def fuse_connections(host: Host, numbers: Collection[int]) -> list[str]:
+    """Which of the FUSE connections ``numbers`` still exist."""
+    return [
+        f"FUSE connection {connection.number}"
+        for connection in host.fuse_connections()
+        if connection.number in numbers
+    ]
+
+
+def processes_of(text: str) -> dict[int, str]:
+    """Processes, but our own and its parents, that have ``text`` in arguments or environment."""
+    wanted, ancestors = os.fsencode(text), _ancestors()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in ancestors:
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes()
+            if wanted in arguments or wanted in (entry / "environ").read_bytes():
+                found[int(entry.name)] = _shown(arguments)
+        except OSError:
+            continue  # it ended, or is not ours to look at
+    return found
+
+
+def workers() -> dict[int, str]:
+    """The worker processes of this host: number and command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if WORKER_ARGUMENT in arguments.split(b"\0"):
+                found[int(entry.name)] = _shown(arguments)
+    return found
+
+
+def _shown(arguments: bytes) -> str:
+    return arguments.replace(b"\0", b" ").decode(errors="replace").strip()[:120]
+
+
+def _ancestors() -> set[int]:
+    found, pid = {os.getpid()}, os.getppid()
+    while pid > 1:
+        found.add(pid)
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            break
+        pid = int(status.rpartition(")")[2].split()[1])
+    return found

@@ -8,6 +8,20 @@ volumes; what a command can do, a program can do with the same call.
 
 from __future__ import annotations
 
-from fusefs.cli.app import main
+import sys
+from collections.abc import Sequence
 
-__all__ = ["main"]
+from fusefs.cli.signals import Stopped, stoppable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    try:
+        with stoppable():
+            # The import takes a good part of a second, in which a signal may come already.
+            from fusefs.cli.app import run_command
+
+            return run_command(arguments)
+    except Stopped as stopped:
+        sys.stderr.write(f"pyscsi-init: {stopped}\n")
+        return stopped.status

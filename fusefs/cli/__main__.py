@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from fusefs.cli.app import main
+from fusefs.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

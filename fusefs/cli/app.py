@@ -21,7 +21,7 @@ import click
 from fusefs.cli import output
 from fusefs.cli.exit_codes import BROKEN_PIPE, FAILED, is_expected, status_of, table_text
 from fusefs.cli.output import Invocation, OutputClosed
-from fusefs.cli.runner import Stopped, stoppable
+from fusefs.cli.signals import Stopped
 
 PROGRAM = "pyscsi-init"
 
@@ -89,10 +89,10 @@ def _version(ctx: click.Context) -> None:
     ctx.exit()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and report how it ended; returns its exit status."""
     invocation = Invocation()
-    with _logging(invocation), stoppable():
+    with _logging(invocation):
         try:
             value = cli.main(
                 args=list(arguments) if arguments is not None else None,

@@ -40,11 +40,16 @@ def of_directory(host: Host, directory: Path) -> list[str]:
 
 
 def fuse_connections(host: Host, numbers: Collection[int]) -> list[str]:
-    """Which of the FUSE connections ``numbers`` still exist."""
+    """Which of the FUSE connections ``numbers`` still exist although nothing is mounted by them.
+
+    The kernel uses the number of a connection again: one that has a mount now is somebody else's,
+    since the mounts of the first owner are looked for by their directory.
+    """
+    mounted = {entry.minor for entry in host.mounts() if entry.fstype.startswith("fuse")}
     return [
         f"FUSE connection {connection.number}"
         for connection in host.fuse_connections()
-        if connection.number in numbers
+        if connection.number in numbers and connection.number not in mounted
     ]
 
 

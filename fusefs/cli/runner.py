@@ -12,60 +12,17 @@ import contextlib
 import importlib.util
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from types import FrameType
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 
+from fusefs.cli.signals import Stopped, arm, heeded
+
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKENDS = ("asyncio", "trio")
-
-
-class Stopped(BaseException):
-    """A signal ended the command. ``error`` is what the cleaning up met, if anything."""
-
-    def __init__(self, number: int, error: BaseException | None = None) -> None:
-        self.number = signal.Signals(number)
-        self.error = error
-        super().__init__(self.number.name)
-
-    @property
-    def status(self) -> int:
-        """The exit status that shells use for it."""
-        return 128 + self.number
-
-    def __str__(self) -> str:
-        word = "interrupted" if self.number == signal.SIGINT else f"ended by {self.number.name}"
-        if self.error is None:
-            return f"{word}; what was begun has been undone"
-        return f"{word}; while cleaning up: {self.error}"
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise Stopped(number)
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Signals raise Stopped wherever no event loop runs."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    _arm()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _arm() -> None:
-    for number in SIGNALS:
-        # nohup and the background jobs of simple shells ignore a signal on purpose.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
 
 
 def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
@@ -79,11 +36,11 @@ def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
     if backend == "asyncio" and importlib.util.find_spec("uvloop") is not None:
         options["use_uvloop"] = True
     command = _Command(function)
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = heeded()
     try:
-        anyio.run(command.run, heeded, backend=backend, backend_options=options)
+        anyio.run(command.run, numbers, backend=backend, backend_options=options)
     finally:
-        _rearm(heeded)
+        arm(numbers)  # asyncio leaves the default behind
     error = command.error
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -93,11 +50,6 @@ def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
         raise error
     result: T = command.results[0]
     return result
-
-
-def _rearm(numbers: list[signal.Signals]) -> None:
-    for number in numbers:  # asyncio leaves the default behind
-        signal.signal(number, _stop)
 
 
 class _Command:

@@ -187,7 +187,7 @@ async def take_down_by_force(volume: Pieces) -> DetachReport:
 
 
 async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
-    await _ask_what_will_be_lost(volume, report)
+    serving = await _ask_what_will_be_lost(volume, report)
 
     async def attempt(what: str, step: Callable[[], Awaitable[Any]]) -> None:
         try:
@@ -195,12 +195,17 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
         except (VolumeError, IscsiError, OSError) as error:
             report.problems.append(f"{what}: {error}")
 
+    if not serving:
+        # The last unmount writes out what the filesystem holds, and would wait for a target that
+        # does not answer.
+        await attempt("end the requests", functools.partial(volume.call, volume.abort))
     for entry in reversed(await volume.call(volume.find_mounts)):
         await attempt(
             f"unmount {entry.mountpoint}",
             functools.partial(volume.call, volume.host.umount, entry.mountpoint, lazy=True),
         )
-    await attempt("end the requests", functools.partial(volume.call, volume.abort))
+    if serving:
+        await attempt("end the requests", functools.partial(volume.call, volume.abort))
     await attempt("detach the loop device", functools.partial(volume.detach_loop, lazy=True))
     worker = volume.worker
     if (
@@ -213,15 +218,18 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
     await attempt("remove the files", volume.remove_files)
 
 
-async def _ask_what_will_be_lost(volume: Pieces, report: DetachReport) -> None:
+async def _ask_what_will_be_lost(volume: Pieces, report: DetachReport) -> bool:
+    """Fill in the report; whether the worker is there and its target answers it."""
     report.requests_in_flight = report.unflushed_writes = None
     if not volume.worker_is_alive():
-        return
+        return False
     try:
-        io = (await volume.control.call("status", deadline_s=2.0)).get("io", {})
+        status = await volume.control.call("status", deadline_s=2.0)
     except (VolumeError, IscsiError) as error:
         report.problems.append(f"ask the worker: {error}")
-        return
+        return False
+    io = status.get("io", {})
     report.requests_in_flight = int(io.get("in_flight", 0))
     # A channel that does not count them can still say that there was never a write.
     report.unflushed_writes = io.get("unflushed_writes", None if io.get("writes") else 0)
+    return not status.get("recovering")

@@ -292,7 +292,7 @@ def test_force_ends_a_volume_whose_target_is_gone(
     tgt.kill()
     started = time.monotonic()
     report = volumes.umount("v", force=True)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 15
     assert str(report)
     assert volumes.status() == []
     tgt.restart()
@@ -331,6 +331,7 @@ def test_discard_reaches_a_thin_target(
     os.sync()
     full = disk.stat().st_blocks
     file.unlink()
+    os.sync()
     subprocess.run(["fstrim", volume.mountpoint], check=True, timeout=60)
     assert disk.stat().st_blocks < full - 50 * MEBI // 512
     volumes.umount("v")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The target in Python against initiators that are not ours: libiscsi's tools and its test suite.
 
-A target that we judge our initiator by has to be judged by somebody else first. The suite's failures
+A target that judges our initiator has to be judged by somebody else first. The suite's failures
 must be exactly those that docs/reference/testing-target.md lists with their reasons: a new one is a
 regression, and one that has gone is a document that is out of date.
 """
@@ -132,7 +132,7 @@ def test_iscsi_ls(url: str) -> None:
 
 def test_iscsi_inq(url: str) -> None:
     assert "Vendor:PYSCSI" in run("iscsi-inq", url)
-    assert "PYSCSI0" in run("iscsi-inq", "-e", "1", "-c", "0x80", url)
+    assert "PYSCSI0" in run("iscsi-inq", "-e", "1", "-c", "128", url)
 
 
 def test_iscsi_readcapacity16(url: str) -> None:

@@ -174,7 +174,8 @@ class FuseServer:
         self.kind = kind
         self._predecessor = successor_of
         self.mountpoint = directory / "mnt"
-        self.mountpoint.mkdir(exist_ok=True)
+        if successor_of is None:
+            self.mountpoint.mkdir(exist_ok=True)
         self.path = self.mountpoint / "lun"
         self._options: dict[str, Any] = {
             "kind": kind,
@@ -194,6 +195,7 @@ class FuseServer:
         if self._predecessor is not None:
             self._fd = fd = os.dup(self._predecessor._fd)
             self._options["init"] = self._predecessor._options["init"]
+            self.connection = self._predecessor.connection
         else:
             self._fd = fd = self.host.open_fuse()
         try:
@@ -238,8 +240,7 @@ class FuseServer:
 
     def unmount(self) -> None:
         """End the connection from the kernel's side, if it is still there."""
-        if os.path.ismount(self.mountpoint):
-            self.host.umount(str(self.mountpoint), lazy=True)
+        self.host.umount(str(self.mountpoint), lazy=True)
 
     def end(self) -> Any:
         """Wait for the process; its last word."""

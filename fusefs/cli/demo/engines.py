@@ -30,7 +30,7 @@ from fusefs.cli.leftovers import processes_of
 from fusefs.errors import NotAllowed
 from fusefs.host import Bind, Container, Host
 from fusefs.host.container import make_rootfs
-from fusefs.host.mountinfo import parse
+from fusefs.host import mountinfo
 from fusefs.host.records import MountEntry
 from fusefs.host.run import find_program
 
@@ -39,6 +39,7 @@ READY = "-- end of work --"
 WORK_SECONDS = 60.0
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+COMMAND_SECONDS = 60.0
 ENDLESS = "exec sleep 86400"
 
 
@@ -51,7 +52,7 @@ class Running(ABC):
 
     def mounts(self) -> list[MountEntry]:
         """What its mount table says about the volume."""
-        table = parse(Path(f"/proc/{self.pid}/mountinfo").read_text(errors="surrogateescape"))
+        table = mountinfo.read(self.pid)
         return [entry for entry in table if entry.mountpoint == MOUNT_POINT]
 
     @abstractmethod
@@ -109,14 +110,16 @@ class Docker(Engine):
         if program is None:
             raise NotAllowed("use Docker", "the docker command is not installed")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DOCKER_")}
-        done = await anyio.run_process(
-            [program, "-H", self._url, *arguments],
-            input=data,
-            check=False,
-            stderr=subprocess.PIPE,
-            env={**environment, "DOCKER_CONFIG": str(self._directory / "docker-config")},
-            start_new_session=True,
-        )
+        # Each of these takes a moment only; cut short it would leave the daemon half way.
+        with anyio.CancelScope(shield=True), anyio.fail_after(COMMAND_SECONDS):
+            done = await anyio.run_process(
+                [program, "-H", self._url, *arguments],
+                input=data,
+                check=False,
+                stderr=subprocess.PIPE,
+                env={**environment, "DOCKER_CONFIG": str(self._directory / "docker-config")},
+                start_new_session=True,
+            )
         if done.returncode and check:
             reason = done.stderr.decode(errors="replace").strip()
             raise DemoFailed(f"docker {arguments[0]} ended with {done.returncode}: {reason}")
@@ -195,12 +198,13 @@ class _DockerContainer(Running):
         return f"docker inspect {self.name}: {json.dumps(mounts)}"
 
     async def remove(self) -> None:
-        if not self._removed:
-            await self._engine.docker("rm", "--force", "--volumes", self.name, check=False)
-            left = await self._engine.docker("ps", "--all", "--quiet", "--filter", f"name={self.name}")
-            if left.strip():
-                raise DemoFailed(f"container {self.name} cannot be removed")
-            self._removed = True
+        deadline = time.monotonic() + STOP_SECONDS
+        while not self._removed:
+            said = await self._engine.docker("rm", "--force", "--volumes", self.name, check=False)
+            listed = ("ps", "--all", "--quiet", "--filter", f"name={self.name}")
+            self._removed = not (await self._engine.docker(*listed)).strip()
+            if not self._removed and time.monotonic() > deadline:
+                raise DemoFailed(f"container {self.name} cannot be removed: {said.strip()}")
 
 
 def _tar(directory: Path) -> bytes:

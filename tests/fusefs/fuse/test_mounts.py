@@ -76,7 +76,8 @@ def opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # close asks an aborted server too
+            os.close(fd)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
@@ -86,6 +87,18 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     done = libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
     return ctypes.get_errno() if done else 0
+
+
+@contextlib.contextmanager
+def threads_on(server: FuseServer, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that may wait in the mount: when the test fails, the connection is aborted so that
+    they, and with them the test run, come back."""
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            yield threads
+        except BaseException:
+            server.host.fuse_abort(server.connection)
+            raise
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -159,7 +172,7 @@ def test_unaligned_reads_and_writes_equal_a_bytearray(any_channel: Serve, block_
 
 def test_writers_in_one_block_do_not_undo_each_other(any_channel: Serve) -> None:
     server = any_channel()
-    with opened(server.path) as fd, ThreadPoolExecutor(8) as threads:
+    with opened(server.path) as fd, threads_on(server, 8) as threads:
         jobs = [
             threads.submit(os.pwrite, fd, bytes((index + 1,)) * 16, index * 16)
             for index in range(64)
@@ -451,7 +464,7 @@ def test_unmount_ends_the_channel(any_channel: Serve) -> None:
 def test_abort_ends_the_channel_and_its_requests(any_channel: Serve) -> None:
     server = any_channel(fault=True)
     server.call("hold", "READ")
-    with opened(server.path) as fd, ThreadPoolExecutor(1) as threads:
+    with opened(server.path) as fd, threads_on(server, 1) as threads:
         job = threads.submit(errno_of, lambda: os.pread(fd, 4096, 0))
         eventually(lambda: server.call("held") == 1)
         assert server.host.fuse_abort(server.connection)
@@ -466,7 +479,7 @@ def test_a_successor_answers_what_a_killed_server_left(
     native: Serve, serving: contextlib.ExitStack, tmp_path: Path, loop: str
 ) -> None:
     first = native(loop=loop, fault=True)
-    with opened(first.path) as fd, ThreadPoolExecutor(4) as threads:
+    with opened(first.path) as fd, threads_on(first, 4) as threads:
         assert os.pread(fd, 10, 0) == bytes(10)
         first.remember_init()
         first.call("hold", "WRITE")
@@ -485,7 +498,7 @@ def test_stop_leaves_the_mount_to_a_successor(
     native: Serve, serving: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     first = native()
-    with opened(first.path) as fd, ThreadPoolExecutor(1) as threads:
+    with opened(first.path) as fd, threads_on(first, 1) as threads:
         os.pread(fd, 10, 0)
         first.remember_init()
         first.call("stop")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deaths, absences and interruptions on this host over a real tgt: nothing is left, nothing hangs."""
+"""Deaths, absences and interruptions on this host over a real tgt: nothing stays or hangs."""
 
 from __future__ import annotations
 
@@ -132,6 +132,25 @@ async def test_without_its_target_it_is_recovering_and_comes_back(node: Node) ->
     assert (await node.manager.get("data")).recoveries == 1
     await in_thread((node.mountpoint / "file").write_text, "after")
     await node.manager.umount("data")
+    node.assert_nothing_left()
+
+
+@pytest.mark.parametrize("at", ["look for", "make an", "mount on"])
+async def test_a_command_is_cancelled_while_the_target_hangs(node: Node, at: str) -> None:
+    """The system call under way cannot be taken back, but what it waits for can be ended."""
+    scope = anyio.CancelScope()
+
+    def heard(step: str) -> None:
+        if step.startswith(at):
+            os.kill(node.tgt.pid, signal.SIGSTOP)
+            scope.deadline = anyio.current_time() + 0.5
+
+    try:
+        with anyio.fail_after(60), scope:
+            await node.manager.mount(node.spec(format_if_blank=True), node.mountpoint, None, heard)
+    finally:
+        os.kill(node.tgt.pid, signal.SIGCONT)
+    assert scope.cancelled_caught
     node.assert_nothing_left()
 
 

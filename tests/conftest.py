@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "virtual_clock: waits take no time; only trio, and only where nothing waits for real I/O",
         "every_loop: on uvloop too",
+        "one_loop: on asyncio alone, where the loop is not what is tested and time is dear",
     ):
         config.addinivalue_line("markers", line)
 
@@ -62,6 +63,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         loops = ["trio-virtual"]
     elif "every_loop" in marks:
         loops.append("uvloop")
+    elif "one_loop" in marks:
+        loops = ["asyncio"]
     metafunc.parametrize("anyio_backend", loops, indirect=True, scope="module")
 
 

@@ -46,10 +46,14 @@ _CREDENTIALS_IN_URL = re.compile(r"(iscsi://)[^\s'\"]*@", re.IGNORECASE)
 class LazyGroup(click.Group):
     """Commands are imported when they are run, or all of them for ``--help``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
@@ -120,9 +124,7 @@ def _report(error: BaseException, invocation: Invocation) -> int:
     if invocation.json:
         name = type(error).__name__
         with contextlib.suppress(OutputClosed):
-            output.document(
-                {"error": {"class": name, "message": text, "exit_status": int(status)}}
-            )
+            output.document({"error": {"class": name, "message": text, "exit_status": int(status)}})
     return int(status) or FAILED
 
 
@@ -172,5 +174,3 @@ def _logging(invocation: Invocation) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-
-

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exit statuses: one number for each kind of thing that a script may want to tell apart.
 
-The table is the documentation (``pyscsi-init --help`` prints it) and the mapping at once, so the two
-cannot drift. It knows the error trees and nothing of the commands.
+The table is the documentation (``pyscsi-init --help`` prints it) and the mapping at once, so the
+two cannot drift. It knows the error trees and nothing of the commands.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ TABLE = (
             NotADirectoryError,
         ),
     ),
-    Row(NOT_ALLOWED, "not allowed: not root, a missing device or program",
-        (volume.NotAllowed, PermissionError)),
+    Row(
+        NOT_ALLOWED,
+        "not allowed: not root, a missing device or program",
+        (volume.NotAllowed, PermissionError),
+    ),
     Row(UNREACHABLE, "no TCP connection to the portal", (iscsi.ConnectError,)),
     Row(LOGIN_REFUSED, "login refused, unknown target", (iscsi.LoginError,)),
     Row(

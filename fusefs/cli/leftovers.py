@@ -83,6 +83,15 @@ def workers() -> dict[int, str]:
     return found
 
 
+def serves(pid: int, run_directory: Path) -> bool:
+    """Whether a worker belongs to ``run_directory``: its log, on descriptor 2, lies there."""
+    try:
+        log = str(Path(f"/proc/{pid}/fd/2").readlink())
+    except OSError:
+        return False
+    return is_under(log.removesuffix(" (deleted)"), str(run_directory))
+
+
 def _shown(arguments: bytes) -> str:
     return arguments.replace(b"\0", b" ").decode(errors="replace").strip()[:120]
 

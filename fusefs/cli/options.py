@@ -20,6 +20,7 @@ import click
 
 from fusefs.cli.output import Invocation
 from fusefs.cli.runner import BACKENDS
+from pyscsi_init.device.logical_unit import CHAP_VARIABLE, MUTUAL_CHAP_VARIABLE
 from pyscsi_init.errors import ConfigurationError, SecretError
 from pyscsi_init.secret import Chap, Secret, read_secret_file
 from pyscsi_init.settings import Settings, load_settings, settings_from_mapping
@@ -28,12 +29,10 @@ from pyscsi_init.url import IscsiUrl
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_CONFIG = Path("/etc/pyscsi-init.toml")
-SECRET_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
-MUTUAL_SECRET_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
 _REMEDY = (
-    f"put it in a file for --chap-secret-file, or in the environment variable {SECRET_VARIABLE}; "
-    f"for the mutual one --chap-mutual-secret-file or {MUTUAL_SECRET_VARIABLE}. Consider the secret "
-    "known to others now"
+    f"put it in a file for --chap-secret-file, or in the environment variable {CHAP_VARIABLE}; "
+    f"for the mutual one --chap-mutual-secret-file or {MUTUAL_CHAP_VARIABLE}. Consider the "
+    "secret known to others now"
 )
 
 
@@ -105,7 +104,9 @@ class LoginOptions:
     initiator_name: str | None
     settings: tuple[str, ...]
     config: str | None
-    backend: str
+    backend: str = "asyncio"
+    environment: tuple[Secret | None, Secret | None] = (None, None)
+    """The secrets of the environment: ours, and the target's."""
 
     def session_settings(self, base: Settings | None = None) -> Settings:
         """``base``, the configuration file, then ``--set``: the later one holds.
@@ -144,8 +145,11 @@ class LoginOptions:
                 "--chap-user", self.chap_user, f"differs from the URL's {url_user!r}", "give one"
             )
         user = self.chap_user or url_user
-        secret = _secret(self.chap_secret_file, SECRET_VARIABLE)
-        mutual = _secret(self.chap_mutual_secret_file, MUTUAL_SECRET_VARIABLE)
+        secret, mutual = self.environment
+        if self.chap_secret_file is not None:
+            secret = read_secret_file(self.chap_secret_file)
+        if self.chap_mutual_secret_file is not None:
+            mutual = read_secret_file(self.chap_mutual_secret_file)
         if not user:
             for option, value in (
                 ("--chap-secret-file", self.chap_secret_file),
@@ -160,14 +164,14 @@ class LoginOptions:
                 f"CHAP secret of user {user!r}",
                 None,
                 "is missing",
-                f"give --chap-secret-file, or set {SECRET_VARIABLE} in the environment",
+                f"give --chap-secret-file, or set {CHAP_VARIABLE} in the environment",
             )
         if self.chap_mutual_user and mutual is None:
             raise SecretError(
                 "--chap-mutual-user",
                 None,
                 "is given without the target's secret",
-                f"give --chap-mutual-secret-file, or set {MUTUAL_SECRET_VARIABLE}",
+                f"give --chap-mutual-secret-file, or set {MUTUAL_CHAP_VARIABLE}",
             )
         return Chap(
             user=user,
@@ -177,21 +181,13 @@ class LoginOptions:
         )
 
 
-def _secret(path: str | None, variable: str) -> Secret | None:
-    # Out of the environment, so that programs that are started later do not inherit it.
+def _from_environment(variable: str) -> Secret | None:
+    # Taken out, so that programs that are started later do not inherit it.
     value = os.environ.pop(variable, None)
-    if path is not None:
-        return read_secret_file(path)
-    secret = _taken.get(variable) if value is None else Secret(value)
-    if secret is not None and len(secret):
-        _taken[variable] = secret
-        return secret
-    return None
+    return Secret(value) if value else None
 
 
-_taken: dict[str, Secret] = {}
-
-_OPTION_NAMES = tuple(field.name for field in fields(LoginOptions))
+_OPTION_NAMES = {field.name for field in fields(LoginOptions)} - {"environment"}
 
 _OPTIONS = (
     click.option("--chap-user", metavar="NAME", help="The CHAP user that we prove to be."),
@@ -237,8 +233,9 @@ def login_options(*, backend: bool) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            values = {name: kwargs.pop(name, "asyncio") for name in _OPTION_NAMES}
-            return command(*args, login=LoginOptions(**values), **kwargs)
+            values = {name: kwargs.pop(name) for name in _OPTION_NAMES & kwargs.keys()}
+            secrets = _from_environment(CHAP_VARIABLE), _from_environment(MUTUAL_CHAP_VARIABLE)
+            return command(*args, login=LoginOptions(**values, environment=secrets), **kwargs)
 
         decorated: Any = wrapper
         options = [*_OPTIONS, *_REFUSED]
@@ -261,5 +258,3 @@ def login_options(*, backend: bool) -> Callable[[Command], Command]:
 def without_waiting(login: LoginOptions) -> Settings:
     """Settings for commands that ask a few questions: a lost session ends them at once."""
     return login.session_settings(Settings(recovery_timeout=0))
-
-

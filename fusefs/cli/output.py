@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people and programs see: tables and progress on a terminal, plain lines elsewhere, or JSON.
 
-Everything a target says is shown without control characters. A reader that goes away ends the command
-quietly (:class:`OutputClosed`). Rich is imported only where it draws something.
+Everything a target says is shown without control characters. A reader that goes away ends the
+command quietly (:class:`OutputClosed`). Rich is imported only where it draws something.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _drawn(renderable: Any) -> str:
 
 @contextlib.contextmanager
 def steps(invocation: Invocation) -> Iterator[StepCallback]:
-    """A callback for the steps of a long command: a spinner, lines with ``--verbose``, or nothing."""
+    """A callback for the steps of a long command: spinner, lines with ``--verbose``, or nothing."""
     if sys.stderr.isatty() and not invocation.verbose:
         from rich.console import Console
         from rich.markup import escape
@@ -127,7 +127,7 @@ def steps(invocation: Invocation) -> Iterator[StepCallback]:
     elif invocation.verbose:
         yield lambda text: warn(printable(text))
     else:
-        yield lambda text: None
+        yield lambda _text: None
 
 
 def size_text(size: int) -> str:

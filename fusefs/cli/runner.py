@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a coroutine to its result: the event loop, signals, and errors as themselves.
 
-Ctrl-C, SIGTERM and SIGHUP cancel the scope of what runs, so that everything that was begun is undone
-by the same code that undoes it after an error; only then :class:`Stopped` ends the command. A second
-signal changes nothing: half an undoing is worse than a slow one.
+Ctrl-C, SIGTERM and SIGHUP cancel the scope of what runs, so that everything that was begun is
+undone by the same code that undoes it after an error; only then :class:`Stopped` ends the command.
+A second signal changes nothing: half an undoing is worse than a slow one.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pyscsi_init import discover as discover_targets
 from pyscsi_init import open_lun, open_session, parse_url
 from pyscsi_init.device.driver import drive
 from pyscsi_init.device.probe import probe_capacity
-from pyscsi_init.errors import IscsiError
+from pyscsi_init.errors import InvalidUrl, IscsiError
 from pyscsi_init.names import Portal, isid_text
 from pyscsi_init.scsi import StandardInquiry, inquiry
 from pyscsi_init.scsi.luns import decode_lun, lun_text
@@ -46,6 +46,11 @@ INQUIRY_BYTES = 96
 @click.pass_obj
 def discover(invocation: Invocation, portal: str, login: LoginOptions) -> None:
     """The targets that a PORTAL (host[:port]) offers us, and their portals."""
+    if "@" in portal or "/" in portal:
+        # Not repeated: what stands before an @ may be a secret.
+        raise InvalidUrl(
+            "portal", None, "is host[:port], without user, scheme or target", "see --chap-user"
+        )
     where = Portal.parse(portal)
     chap = login.credentials()
     settings = without_waiting(login)
@@ -132,9 +137,7 @@ async def _describe(session: Session, address: IscsiUrl, lun: bytes) -> dict[str
     if isinstance(number, int):
         unit["url"] = str(IscsiUrl(address.user, address.portals, address.target, number))
     try:
-        answer = await session.execute(
-            lun, inquiry(INQUIRY_BYTES), data_in_length=INQUIRY_BYTES
-        )
+        answer = await session.execute(lun, inquiry(INQUIRY_BYTES), data_in_length=INQUIRY_BYTES)
         standard = StandardInquiry.parse(answer.data)
         unit["type"] = standard.device_type_text
         unit["vendor"], unit["product"] = standard.vendor, standard.product
@@ -186,9 +189,7 @@ def info(invocation: Invocation, url: str, login: LoginOptions) -> None:
                         "product": unit.inquiry.product,
                         "revision": unit.inquiry.revision,
                         "type": unit.inquiry.device_type_text,
-                        "contents": list(unit.unit.witness.acceptable)[0]
-                        if unit.unit.witness.acceptable
-                        else [],
+                        "contents": list(next(iter(unit.unit.witness.acceptable), ())),
                     },
                     "capacity": {
                         "size_bytes": unit.size_bytes,

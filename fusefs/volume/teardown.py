@@ -19,7 +19,8 @@ from typing import Any
 
 import anyio
 
-from fusefs.errors import MountBusy, VolumeError, WorkerFailed
+from fusefs.errors import DeviceBusy, MountBusy, VolumeError, WorkerFailed
+from fusefs.host import LoopDevice
 from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
 from fusefs.volume.state import Bind
@@ -27,6 +28,9 @@ from pyscsi_init.errors import IscsiError
 
 FORCED_STOP_SECONDS = 3.0
 """A worker whose connection was aborted ends by itself; one whose target is gone may not."""
+
+NAMESPACE_PATIENCE_S = 3.0
+"""A container that starts holds copies of all mounts of its host for a moment, ours among them."""
 
 
 @dataclass(slots=True)
@@ -138,8 +142,21 @@ async def _unmount_and_detach(volume: Pieces) -> None:
                     ),
                 )
         for device in devices:
-            await volume.call(volume.host.loop_detach, device)
+            await _detach_patiently(volume, device)
         put_back.pop_all()
+
+
+async def _detach_patiently(volume: Pieces, device: LoopDevice) -> None:
+    deadline = anyio.current_time() + NAMESPACE_PATIENCE_S
+    while True:
+        try:
+            await volume.call(volume.host.loop_detach, device)
+        except DeviceBusy:
+            if anyio.current_time() >= deadline:
+                raise
+            await anyio.sleep(0.1)
+        else:
+            return
 
 
 def _bind_again(volume: Pieces, bind: Bind) -> None:

@@ -35,7 +35,8 @@ PROGRAMS = {
 
 
 @click.command(
-    epilog="\b\nExample:\n  pyscsi-init demo\n  pyscsi-init demo --target tgt --containers namespaces"
+    epilog="\b\nExample:\n  pyscsi-init demo\n"
+    "  pyscsi-init demo --target tgt --containers namespaces"
 )
 @click.option(
     "--target",

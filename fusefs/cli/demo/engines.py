@@ -28,9 +28,8 @@ import anyio.to_thread
 from fusefs.cli.demo.story import DemoFailed
 from fusefs.cli.leftovers import processes_of
 from fusefs.errors import NotAllowed
-from fusefs.host import Bind, Container, Host
+from fusefs.host import Bind, Container, Host, mountinfo
 from fusefs.host.container import make_rootfs
-from fusefs.host import mountinfo
 from fusefs.host.records import MountEntry
 from fusefs.host.run import find_program
 
@@ -233,25 +232,30 @@ class PrivateDocker(Docker):
         command += ["--exec-root", f"{base}/docker-exec", "--pidfile", f"{base}/docker.pid"]
         command += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
         command += ["--storage-driver=vfs", "--group=root", f"--config-file={base}/docker.json"]
-        (base / "docker.json").write_text("{}")
-        with (base / "docker.log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=base,
-                start_new_session=True,
-            )
+        self._process = process = self._spawn(command)
         deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(DemoFailed):
                 await super().start()
                 return
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 text = (base / "docker.log").read_text(errors="replace").strip()
                 raise DemoFailed(f"dockerd did not start: {' | '.join(text.splitlines()[-3:])}")
             await anyio.sleep(0.05)
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        base = self._directory
+        (base / "docker.json").write_text("{}")
+        with (base / "docker.log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TMPDIR": str(base)},
+                cwd=base,
+                start_new_session=True,
+            )
 
     async def close(self) -> None:
         process, self._process = self._process, None

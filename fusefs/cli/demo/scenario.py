@@ -32,6 +32,7 @@ EXT4_BYTES = 64 << 20
 XFS_BYTES = 320 << 20
 """mkfs.xfs refuses less than 300 MiB."""
 GREETING = "This file was on the LUN before it was mounted."
+DATA_BYTES = 8 << 20
 CLEANUP_SECONDS = 90.0
 
 READ_IT = f"""
@@ -42,7 +43,7 @@ echo 'writing is refused, as it must be'
 """
 
 WRITE_IT = f"""
-dd if=/dev/urandom of={MOUNT_POINT}/data bs=1M count=8 2>/dev/null
+dd if=/dev/urandom of={MOUNT_POINT}/data bs=1M count={DATA_BYTES >> 20} 2>/dev/null
 cd {MOUNT_POINT} && sha256sum data > SHA256SUMS
 echo "written by $(hostname)" > note
 sync
@@ -264,6 +265,10 @@ class Scenario:
         container = await self._container(engine, "second", "work", READ_AGAIN)
         require(digest in container.output, "the data did not survive")
         require("written by" in container.output, "the note did not survive")
+        (volume,) = [one for one in await self._manager.status() if one.name == "work"]
+        read = volume.io.get("bytes_read", 0)
+        require(read >= DATA_BYTES, f"only {read} bytes came over the new session")
+        self._story.say(f"{read} bytes were read from the target on the new session")
         with self._story.step("delete it, unmount both volumes: no session is left"):
             await container.remove()
             for name in ("work", "library"):

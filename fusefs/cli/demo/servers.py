@@ -169,7 +169,7 @@ class PythonServer(Server):
 
 
 def _connections_of(pid: int, port: int) -> list[str]:
-    """The TCP connections that process ``pid`` has accepted on ``port``, from the kernel's tables."""
+    """The TCP connections that process ``pid`` has accepted on ``port``, as the kernel has it."""
     inodes = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ from fusefs.errors import (
 from fusefs.host import Signature
 from tests.fusefs.volume.bench import Bench
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 # -- what is refused ----------------------------------------------------------------------------

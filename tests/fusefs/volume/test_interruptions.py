@@ -20,7 +20,12 @@ from fusefs.process.client import ControlClient
 from tests.fusefs.volume.node import Node, ended, eventually, in_thread
 from tests.support import processes
 
-pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.tgt]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.one_loop,
+    pytest.mark.root,
+    pytest.mark.tgt,
+]
 
 
 # -- what happens to workers ----------------------------------------------------------------------

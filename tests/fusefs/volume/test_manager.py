@@ -21,7 +21,12 @@ from pyscsi_init.errors import AuthenticationFailed, ConnectError, LunNotFound, 
 from pyscsi_init.secret import Chap, Secret
 from tests.fusefs.volume.node import IQN, SIZE, Node, in_thread, make_ext4
 
-pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.tgt]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.one_loop,
+    pytest.mark.root,
+    pytest.mark.tgt,
+]
 
 SECRET = "a secret that nobody may see"
 

@@ -16,7 +16,7 @@ from fusefs.errors import CallFailed, ProcessUser, WorkerFailed
 from pyscsi_init.errors import LunNotFound
 from tests.fusefs.volume.bench import Bench
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 MOUNT_STEPS = [
     "prepare_directory",

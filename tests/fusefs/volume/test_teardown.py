@@ -19,10 +19,11 @@ from fusefs.errors import (
     VolumeError,
     WorkerFailed,
 )
+from fusefs.volume import teardown
 from fusefs.volume.state import PHASES, save_state
 from tests.fusefs.volume.bench import Bench
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 async def mounted(bench: Bench, name: str = "data", binds: int = 0) -> list[Path]:
@@ -56,8 +57,11 @@ async def test_a_busy_mount_is_left_as_it_was_and_its_users_are_named(bench: Ben
 
 
 @pytest.mark.parametrize("skip", range(4), ids=["bind2", "bind1", "mount", "loop"])
-async def test_a_step_that_is_refused_on_the_way_is_put_back(bench: Bench, skip: int) -> None:
+async def test_a_step_that_is_refused_on_the_way_is_put_back(
+    bench: Bench, skip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody opened a file between our look and our umount."""
+    monkeypatch.setattr(teardown, "NAMESPACE_PATIENCE_S", 0)
     await mounted(bench, binds=2)
     if skip < 3:
         bench.host.fail_at("umount", MountBusy("x"), skip=skip)
@@ -67,6 +71,16 @@ async def test_a_step_that_is_refused_on_the_way_is_put_back(bench: Bench, skip:
         await bench.manager.umount("data")
     await assert_as_it_was(bench)
     await bench.manager.umount("data")
+    bench.assert_nothing_left()
+
+
+async def test_a_container_that_is_starting_is_waited_for(bench: Bench) -> None:
+    """For a moment it has copies of all mounts, so the loop device is busy."""
+    await mounted(bench)
+    bench.host.fail_at("loop_detach", DeviceBusy("x"))
+    bench.host.fail_at("loop_detach", DeviceBusy("x"))
+    assert (await bench.manager.umount("data")).clean
+    assert bench.host.steps.count("loop_detach") == 3
     bench.assert_nothing_left()
 
 

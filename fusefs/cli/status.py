@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""status: the volumes of this host, as the kernel and their workers show them at this moment.
+
+Never waits for a target, changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from fusefs.cli import output, runner
+from fusefs.cli.options import common_options, json_option
+from fusefs.cli.output import Invocation, size_text
+from fusefs.host import LinuxHost
+from fusefs.volume.manager import VolumeManager
+from fusefs.volume.status import VolumeStatus
+
+
+@click.command(epilog="\b\nExample:\n  pyscsi-init status\n  pyscsi-init status disk1 --json")
+@click.argument("name", required=False)
+@json_option
+@common_options
+@click.pass_obj
+def status(invocation: Invocation, name: str | None) -> None:
+    """The volumes of this host, or one of them in full."""
+    manager = VolumeManager(LinuxHost())
+
+    async def ask() -> list[VolumeStatus]:
+        return [await manager.get(name)] if name is not None else await manager.status()
+
+    volumes = runner.run(ask)
+    if invocation.json:
+        output.document([asdict(volume) for volume in volumes])
+    elif name is not None:
+        _show(volumes[0])
+    elif volumes:
+        rows = [
+            (
+                volume.name,
+                volume.state,
+                size_text(volume.size_bytes),
+                "ro" if volume.read_only else "rw",
+                volume.loop or "-",
+                volume.mountpoint or volume.file or "-",
+                volume.last_error,
+            )
+            for volume in volumes
+        ]
+        columns = ("NAME", "STATE", "SIZE", "MODE", "DEVICE", "WHERE", "LAST ERROR")
+        shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+        output.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _show(volume: VolumeStatus) -> None:
+    values = asdict(volume)
+    session, io = values.pop("session"), values.pop("io")
+    keys = session.pop("keys", {})
+    for field in ("binds", "protection_refused"):
+        values[field] = ", ".join(
+            bind["directory"] if isinstance(bind, dict) else str(bind) for bind in values[field]
+        )
+    output.fields(
+        {
+            title: {key: "-" if value in ("", None) else value for key, value in group.items()}
+            for title, group in (
+                ("volume", values),
+                ("session", session),
+                ("keys", keys),
+                ("io", io),
+            )
+            if group
+        }
+    )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements. Method first: peers and ours alternate in one run, medians and ratios are quoted."""
+"""Measurements: peers and ours alternate in one run; medians and ratios are quoted."""

@@ -51,7 +51,7 @@ class Sample:
 async def _ours(url: str, case: Case, seconds: float) -> Sample:
     async with pyscsi_init.open_lun(url) as lun:
         blocks = lun.size_bytes // case.block_size
-        choice = random.Random(1)  # noqa: S311  (offsets of a benchmark)
+        choice = random.Random(1)
         done = running = position = 0
         idle = anyio.Event()
         end = 0.0

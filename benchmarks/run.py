@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--loop", default="uvloop", choices=("asyncio", "trio", "uvloop"))
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     arguments = parser.parse_args()
-    memory = Path("/dev/shm")  # noqa: S108  (the backing file is to lie in memory)
+    memory = Path("/dev/shm")
     samples: dict[str, dict[str, list[Sample]]] = {
         case.name: {"ours": [], "libiscsi": []} for case in CASES
     }
@@ -52,7 +52,7 @@ def main() -> int:
         disk = Path(directory) / "disk"
         with disk.open("wb") as file:
             for _ in range(SIZE >> 20):
-                file.write(random.randbytes(1 << 20))  # noqa: S311
+                file.write(random.randbytes(1 << 20))
         tgt.add_lun(tid, 1, disk)
         url = tgt.url(tid, 1)
         bar = progress.add_task("", total=arguments.rounds * len(CASES) * 2)

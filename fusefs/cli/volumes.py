@@ -32,8 +32,27 @@ from pyscsi_init.url import parse_url
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LONGEST_WAIT_S = 31536000
+
 WAIT = Settings(recovery_timeout=None)
 """What a volume's settings are compared with: its own default is to wait for the target."""
+
+
+def _on_disconnect(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> str | None:
+    """As VolumeSpec writes it."""
+    if text is None or text in ("wait", "fail-fast"):
+        return text
+    kind, _, seconds = text.partition("=")
+    try:
+        if kind == "fail-after" and 0 < float(seconds) <= LONGEST_WAIT_S:
+            return f"fail-after:{seconds}"
+    except ValueError:
+        pass
+    raise ConfigurationError(
+        "--on-disconnect", text, "is not known", "one of wait, fail-fast, fail-after=SECONDS"
+    )
 
 
 def _volume_options(command: Command) -> Command:
@@ -44,6 +63,7 @@ def _volume_options(command: Command) -> Command:
             click.option(
                 "--on-disconnect",
                 metavar="wait|fail-after=SECONDS|fail-fast",
+                callback=_on_disconnect,
                 help="What I/O does while the target is away [default: wait].",
             ),
             click.option(
@@ -81,11 +101,10 @@ def make_spec(
             )
         del changed["recovery_timeout"]  # the file's: the command line holds
     return VolumeSpec(
-        # In the URL the user would be taken for part of the volume's specification, and it is.
         url=str(parse_url(url)),
         settings=changed,
         initiator_name=login.initiator_name or "",
-        on_disconnect=(on_disconnect or "wait").replace("=", ":"),
+        on_disconnect=on_disconnect or "wait",
         **values,
     )
 

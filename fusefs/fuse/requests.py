@@ -33,9 +33,11 @@ WANTED = (
     | abi.InitFlag.HAS_RESEND
 )
 
-OPENED = abi.OpenFlag.DIRECT_IO | abi.OpenFlag.PARALLEL_DIRECT_WRITES
+OPENED = abi.OpenFlag.DIRECT_IO | abi.OpenFlag.PARALLEL_DIRECT_WRITES | abi.OpenFlag.NOFLUSH
 """No page cache in the file: the filesystem on the loop device above has its own, and what is not
-cached cannot be stale or dirty when the device grows or the connection ends."""
+cached cannot be stale or dirty when the device grows or the connection ends. And no FLUSH: it comes
+with each close(2), also with those that fork and exec make of inherited descriptors, and would let
+them wait for a server that is away."""
 
 Handler = Callable[[int, int, memoryview], None]
 
@@ -70,9 +72,8 @@ class PlainRequests:
             Opcode.READDIR: self._readdir,
             Opcode.ACCESS: self._access,
         }
-        # FLUSH comes with each close(2) and asks only to report late errors: there are none.
+        # FLUSH has no row: after ENOSYS a kernel that does not know NOFLUSH stops asking, too.
         for opcode in (
-            Opcode.FLUSH,
             Opcode.RELEASE,
             Opcode.RELEASEDIR,
             Opcode.FSYNCDIR,

@@ -226,6 +226,8 @@ def read_head(facts_block_size: int, size_bytes: int) -> Steps[bytes]:
         data = yield from demand(
             Command(build(lba, count // facts_block_size), count, "READ of the first blocks")
         )
+        if len(data) != count:
+            raise ProtocolError(f"READ of the first blocks: {len(data)} of {count} bytes came")
         head += data
     return bytes(head)
 

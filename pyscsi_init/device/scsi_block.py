@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 
-from ..errors import IdentityMismatch, IscsiError, TaskAborted, Unsupported
-from ..scsi import REPEATABLE, Action, Status, parse_sense, scsi_error, sense_action
+from ..errors import IdentityMismatch, IscsiError, ProtocolError, TaskAborted, Unsupported
+from ..scsi import REPEATABLE, Action, Opcode, Status, parse_sense, scsi_error, sense_action
 from ..session import Replay, ScsiTask
 from ..transport import Session
 from .driver import drive
@@ -35,6 +35,8 @@ MAX_DELAYED_RETRIES = 90
 
 _MODIFYING = frozenset({Operation.WRITE, Operation.DISCARD, Operation.WRITE_ZEROES})
 
+_TRANSFERS = frozenset({Opcode.READ_10, Opcode.READ_16, Opcode.WRITE_10, Opcode.WRITE_16})
+"""Commands whose every byte matters. WRITE SAME is none: targets count its residual in two ways."""
 
 _LOOK_AGAIN = frozenset(
     {
@@ -125,6 +127,9 @@ class ScsiBlockDevice(BlockDevice):
         request = task.context
         assert isinstance(request, BlockRequest)  # noqa: S101  (for mypy: _send put it there)
         if task.error is None and task.status == Status.GOOD:
+            if task.residual_count and task.cdb[0] in _TRANSFERS:
+                self._incomplete(request, task)
+                return
             if self._then_flush and request in self._then_flush:
                 self._then_flush.discard(request)
                 if self.commands.flush_needed:
@@ -136,12 +141,29 @@ class ScsiBlockDevice(BlockDevice):
         else:
             self._answer(request, task)
 
+    def _incomplete(self, request: BlockRequest, task: ScsiTask) -> None:
+        """GOOD, but not all of the data: a READ or WRITE moves every block or has failed."""
+        retries, waits = self._retries.get(request, (0, 0))
+        if retries < MAX_RETRIES:
+            self._retries[request] = (retries + 1, waits)
+            self._send(request)
+            return
+        kind = "more" if task.residual_overflow else "less"
+        self._finish(
+            request,
+            ProtocolError(
+                f"{self.commands.describe(request)}: the target says GOOD and that it moved "
+                f"{task.residual_count} bytes {kind} than was asked for"
+            ),
+        )
+
     def _finish(self, request: BlockRequest, error: Exception | None) -> None:
         del self._tasks[request]
+        if self._then_flush:
+            self._then_flush.discard(request)
         if self._retries:
             self._retries.pop(request, None)
         if request.offset < self.witness.length and request.operation in _MODIFYING:
-            self._then_flush.discard(request)
             self.witness.write_ended(certain=error is None)
             if self.witness.stale:
                 self._refresh_witness()

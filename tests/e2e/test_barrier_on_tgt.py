@@ -18,6 +18,7 @@ from pyscsi_init.scsi import write_10
 from tests.support.logs import ExpectLogs
 from tests.support.proxy import TcpProxy
 from tests.support.tgt import TgtServer
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.tgt, pytest.mark.anyio]
 
@@ -59,19 +60,19 @@ async def test_killed_and_restarted_under_load(tgt: TgtServer, tmp_path: Path) -
                     assert await lun.read(again * BLOCK, BLOCK) == written[again]
                 operations += 1
 
+        async def some_more() -> None:
+            wanted = operations + 500
+            await until(lambda: operations >= wanted)
+
         async with anyio.create_task_group() as workers:
             for number in range(16):
                 workers.start_soon(worker, number)
             for _ in range(2):
-                before = operations
-                while operations < before + 500:
-                    await anyio.sleep(0.01)
+                await some_more()
                 await anyio.to_thread.run_sync(tgt.kill)
                 await anyio.sleep(0.3)
                 await anyio.to_thread.run_sync(tgt.restart)
-            before = operations
-            while operations < before + 500:
-                await anyio.sleep(0.01)
+            await some_more()
             stop = True
         assert lun.session.statistics.recoveries == 2
         for block, data in written.items():
@@ -103,9 +104,7 @@ async def test_a_held_write_never_lands_on_its_replay_or_on_a_newer_one(tmp_path
                 await anyio.to_thread.run_sync(fault.wait_held)
                 proxy.cut()
                 # The new session reaches the reset, and the target does not answer it yet.
-                with anyio.fail_after(20):
-                    while lun.session.statistics.logins < 2:
-                        await anyio.sleep(0.01)
+                await until(lambda: lun.session.statistics.logins == 2)
                 await anyio.sleep(0.5)
                 assert finished == []
                 assert lun.session.recovering
@@ -193,9 +192,7 @@ async def test_fail_after_a_while_and_come_back(tgt: TgtServer, tmp_path: Path) 
             with anyio.fail_after(10), pytest.raises(SessionFailed, match=r"within 0\.5 s"):
                 await lun.write(0, b"during")
             proxy.accept()
-            with anyio.fail_after(20):
-                while lun.session.recovering:
-                    await anyio.sleep(0.01)
+            await until(lambda: not lun.session.recovering)
             await lun.write(0, b"after.")
             assert await lun.read(0, 6) == b"after."
 
@@ -226,9 +223,7 @@ async def test_a_silent_target_is_found_by_the_keepalive(tgt: TgtServer, tmp_pat
             await anyio.sleep(0.7)
             assert lun.session.statistics.losses == 0
             proxy.stall()
-            with anyio.fail_after(10):
-                while not lun.session.statistics.losses:
-                    await anyio.sleep(0.01)
+            await until(lambda: lun.session.statistics.losses > 0)
             proxy.resume()
             proxy.cut()
             await lun.write(0, b"again")

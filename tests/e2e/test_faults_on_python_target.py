@@ -23,10 +23,12 @@ from pyscsi_init.errors import (
     MediumError,
     NotReady,
     OutOfRange,
+    ProtocolError,
     ReservationConflict,
     SpaceExhausted,
     TaskRejected,
 )
+from pyscsi_init.pdu import ScsiResponse
 from pyscsi_init.scsi import (
     PersistentReserveOut,
     ReservationType,
@@ -267,16 +269,32 @@ async def test_a_target_failure_is_told() -> None:
 
 
 async def test_short_data_is_never_taken_for_all_of_it() -> None:
+    """GOOD with a residual (RFC 7143 11.4.5): not what a READ of whole blocks can end with."""
     target = make_target()
     async with opened(target) as lun:
         await lun.write(0, b"x" * 8192)
-        target.faults.short_data(512, opcodes=READS)
-        with anyio.fail_after(PATIENCE):
-            try:
-                assert await lun.read(0, 8192) == b"x" * 8192
-            except IscsiError:
-                pass
+        rule = target.faults.short_data(512, opcodes=READS, times=3)
         assert await lun.read(0, 8192) == b"x" * 8192
+        assert len(rule.caught) == 3
+        target.faults.short_data(512, opcodes=READS, times=1000)
+        with pytest.raises(ProtocolError, match="512 bytes less"):
+            await lun.read(0, 8192)
+
+
+async def test_a_write_that_was_taken_in_part_is_written_again() -> None:
+    target = make_target()
+    async with opened(target) as lun:
+        parts = 2
+
+        def claim_a_residual(_: object, pdu: object) -> None:
+            nonlocal parts
+            if isinstance(pdu, ScsiResponse) and parts:
+                parts -= 1
+                pdu.residual_underflow, pdu.residual_count = True, 512
+
+        target.faults.on_send = claim_a_residual
+        await lun.write(0, b"x" * 8192)
+        assert target.luns[0].commands[0x2A] == 3
 
 
 async def test_a_unit_that_vanishes_and_comes_back() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import click
@@ -22,6 +23,9 @@ from fusefs.cli.options import common_options
 from fusefs.errors import NotAllowed
 from fusefs.host import Capabilities, LinuxHost
 from fusefs.volume.paths import RUN_DIR_VARIABLE, STATE_DIR_VARIABLE
+
+GRACE_SECONDS = 5.0
+"""For helpers of a container engine that end a moment after it."""
 
 CONTAINERS = ("auto", "docker", "namespaces")
 PROGRAMS = {
@@ -94,8 +98,13 @@ def demo(target: str, containers: str) -> int:
 
 
 def _left(host: LinuxHost, directory: Path, connections: set[int]) -> list[str]:
-    found = leftovers.of_directory(host, directory)
-    return found + leftovers.fuse_connections(host, connections)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        found = leftovers.of_directory(host, directory)
+        found += leftovers.fuse_connections(host, connections)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _check(can: Capabilities) -> None:

@@ -373,8 +373,9 @@ def candidates(choice: str, directory: Path, host: Host) -> list[Engine]:
     """The engines to try, best first."""
     found: list[Engine] = []
     if choice in ("auto", "docker"):
-        path = host.capabilities().docker_socket
-        if path is not None and find_program("docker") and shares_our_mounts(path):
+        path = os.environ.get("DOCKER_HOST", "").removeprefix("unix://")
+        path = path or host.capabilities().docker_socket or ""
+        if path.startswith("/") and find_program("docker") and shares_our_mounts(path):
             found.append(Docker(directory, f"unix://{path}"))
         found.append(PrivateDocker(directory))
     if choice in ("auto", "namespaces"):

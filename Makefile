@@ -20,6 +20,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev
 OPTIONAL_DEMO_PACKAGES := docker.io
 
 PYTEST_ARGS ?=
+# Most of the tests wait for a kernel, a target or a deadline, so a few run beside each other.
+PYTEST_WORKERS ?= 3
 HYPOTHESIS_PROFILE ?=
 
 .NOTPARALLEL:
@@ -39,7 +41,7 @@ demo: $(VENV)/.demo-packages $(VENV)/.run
 	$(BIN)/pyscsi-init demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ class Row:
 
 TABLE = (
     Row(OK, "done"),
-    Row(FAILED, "failed in another way; demo failed; doctor found something missing"),
+    Row(FAILED, "failed in another way; doctor found something missing"),
     Row(
         USAGE,
         "usage, or a value that cannot work",
@@ -112,9 +112,10 @@ TABLE = (
     Row(NO_SPACE, "no space, or the destination is too small", (iscsi.SpaceExhausted,)),
     Row(
         HOST,
-        "this host or a worker process failed",
+        "this host, a worker process or the demo failed",
         (volume.HostError, volume.WorkerFailed, volume.VolumeError),
     ),
+    Row(128 + signal.SIGHUP, "ended by SIGHUP, after cleaning up"),
     Row(128 + signal.SIGINT, "ended by Ctrl-C, after cleaning up"),
     Row(BROKEN_PIPE, "the reader of the output went away"),
     Row(128 + signal.SIGTERM, "ended by SIGTERM, after cleaning up"),

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.abc
 
-from fusefs.cli.signals import Stopped, arm, heeded
+from fusefs.cli.signals import Stopped, arm, heeded, remember
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
     try:
         anyio.run(command.run, numbers, backend=backend, backend_options=options)
     finally:
-        arm(numbers)  # asyncio leaves the default behind
+        arm(numbers)
     error = command.error
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -62,6 +62,14 @@ class _Command:
         self.stopped_by: signal.Signals | None = None
 
     async def run(self, numbers: list[signal.Signals]) -> None:
+        try:
+            await self._run(numbers)
+        finally:
+            # Here the event loop gave the signals back, to the system's default: the end of the
+            # process, in which its own end would be cut short.
+            remember(numbers, [])
+
+    async def _run(self, numbers: list[signal.Signals]) -> None:
         async with anyio.create_task_group() as group:
             with anyio.CancelScope() as scope:
                 if numbers:

@@ -50,6 +50,26 @@ def arm(numbers: Iterable[signal.Signals]) -> None:
         signal.signal(number, _stop)
 
 
+def remember(numbers: Iterable[signal.Signals], seen: list[int]) -> None:
+    """From now on these signals are only put into ``seen``."""
+    for number in numbers:
+        signal.signal(number, lambda received, _frame: seen.append(received))
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A signal that comes during the block raises Stopped at its end."""
+    numbers = [number for number in heeded() if signal.getsignal(number) is _stop]
+    seen: list[int] = []
+    remember(numbers, seen)
+    try:
+        yield
+    finally:
+        arm(numbers)
+    if seen:
+        raise Stopped(seen[0])
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Signals raise Stopped wherever no event loop runs."""

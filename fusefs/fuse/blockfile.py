@@ -7,7 +7,8 @@ they cannot differ. It knows block devices and errno, and nothing of /dev/fuse o
 
 Linux promises zeros in a punched hole, and a loop device relies on it. So a hole becomes DISCARD
 only where the device promises zeros, and then only in whole discard granules: a device may ignore
-the rest of a granule. Everything else is WRITE_ZEROES, which a device does as cheaply as it can.
+the rest of a granule, which becomes WRITE_ZEROES. Without the promise a hole is refused: to write
+zeros instead would turn the trim of a filesystem into writing all of its free space.
 """
 
 from __future__ import annotations
@@ -143,14 +144,9 @@ class BlockFile:
         if self.read_only:
             raise OSError(errno.EROFS, "the device is read-only")
         end = offset + length
-        if mode == PUNCH_HOLE | KEEP_SIZE and device.can_discard:
+        if mode == PUNCH_HOLE | KEEP_SIZE and device.can_discard and device.discard_zeroes:
             end = min(end, device.size_bytes)
-            if end <= offset:
-                return []
-            if device.discard_zeroes:
-                return self._hole(offset, end)
-            if device.can_write_zeroes:
-                return [(Operation.WRITE_ZEROES, offset, end - offset)]
+            return self._hole(offset, end) if offset < end else []
         elif mode & ~KEEP_SIZE == ZERO_RANGE and device.can_write_zeroes:
             if end > device.size_bytes and not mode & KEEP_SIZE:
                 raise OSError(errno.ENOSPC, "the device ends before the range")

@@ -12,6 +12,7 @@ thing that removes them. A PDU is therefore never torn, whoever is cancelled.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ LOGIN_MAX_RECV_DATA_SEGMENT_LENGTH = 8192
 IOV_MAX = 1024
 """How many buffers one sendmsg(2) takes on Linux."""
 
+MAX_REPLIES_QUEUED = 1024
+"""Answers to pings that wait for a target that asks but does not read; an honest one has one."""
+
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -54,6 +58,8 @@ class ConnectionMachine:
         self.state = ConnectionState.S1_FREE
         self.framer = Framer(LOGIN_MAX_RECV_DATA_SEGMENT_LENGTH)
         self.outbox: list[Buffer] = []
+        self._buffers_left = 0
+        self._replies: deque[int] = deque()
         self.exp_stat_sn = 0
         self.header_digest = False
         self.data_digest = False
@@ -106,8 +112,32 @@ class ConnectionMachine:
             count -= length
             whole += 1
         del outbox[:whole]
+        self._buffers_left += whole
         if count:
             outbox[0] = memoryview(outbox[0])[count:]
+
+    @property
+    def queue_mark(self) -> int:
+        """A mark behind everything that is queued now; see ``has_left``."""
+        return self._buffers_left + len(self.outbox)
+
+    def has_left(self, mark: int) -> bool:
+        """All that was queued before ``mark`` was taken is with the kernel."""
+        return self._buffers_left >= mark
+
+    def reply(self, pdu: Any) -> None:
+        """Queue the answer to a PDU that a target may send as often as it likes.
+
+        Raises:
+            ProtocolError: it sends them and does not read the answers: memory has an end.
+        """
+        replies = self._replies
+        while replies and self.has_left(replies[0]):
+            replies.popleft()
+        if len(replies) >= MAX_REPLIES_QUEUED:
+            raise ProtocolError(f"{len(replies)} pings of the target, and it reads no answer")
+        self.send(pdu)
+        replies.append(self.queue_mark)
 
     def release(self, data: memoryview) -> None:
         """Stop referring to the memory of ``data``: its owner wants it back before all is sent.

@@ -208,7 +208,6 @@ class AlignmentDevice(WrappedDevice):
         elif request in self._waiting:
             self._waiting.remove(request)
             request.complete(TaskAborted(f"{request!r}: cancelled before it was started"))
-            if self._waiting:
-                self._wake()
+            self._wake()  # also when none is left: a loop in there must not go on with this one
         else:
             self.inner.cancel(request)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 
 from ..errors import DeliveryFailure, IscsiError
-from ..session import TaskManagementFunction
+from ..session import Replay, TaskManagementFunction
 from ..transport import Session, run_command, run_management
 from .steps import Command, Outcome, Pause, ResetUnit, Step, Steps
 
@@ -51,6 +51,9 @@ async def _perform(step: Step, session: Session, lun: bytes, control: bool) -> O
         step.cdb,
         data_in_length=step.data_in_length,
         modifies=False,
+        # What a sequence asks may be asked again after a loss, except by the recovery itself: it
+        # starts over.
+        replay=Replay.NEVER if control else Replay.SAFE,
         control=control,
     )
     return Outcome(result.status, result.sense, result.data)

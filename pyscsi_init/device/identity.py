@@ -69,57 +69,79 @@ def check_same_unit(old: Identity, new: Identity) -> None:
         )
 
 
+_SIGNATURES: tuple[tuple[str, int, bytes, int, int], ...] = (
+    # kind, offset of the magic, the magic, offset and length of the UUID
+    ("ext", 1080, b"\x53\xef", 1024 + 104, 16),
+    ("xfs", 0, b"XFSB", 32, 16),
+    ("btrfs", 65600, b"_BHRfS_M", 65536 + 32, 16),
+    ("lvm", 0, b"LABELONE", 32, 32),
+    ("lvm", 512, b"LABELONE", 512 + 32, 32),
+    ("lvm", 1024, b"LABELONE", 1024 + 32, 32),
+    ("lvm", 1536, b"LABELONE", 1536 + 32, 32),
+    ("gpt", 512, b"EFI PART", 512 + 56, 16),
+    ("gpt", 4096, b"EFI PART", 4096 + 56, 16),
+    ("mbr", 510, b"\x55\xaa", 440, 4),
+    ("luks", 0, b"LUKS\xba\xbe", 168, 36),
+)
+"""Each lies within 512 bytes, so within one block: it is there as a whole, or not at all."""
+
+
+def _signatures(head: bytes | bytearray | memoryview) -> tuple[str | None, ...]:
+    """What stands in each place of ``_SIGNATURES``."""
+    found: list[str | None] = []
+    for kind, magic_at, magic, uuid_at, length in _SIGNATURES:
+        uuid = bytes(head[uuid_at : uuid_at + length])
+        there = bytes(head[magic_at : magic_at + len(magic)]) == magic
+        # A boot sector without a disk signature says nothing about which disk it is.
+        found.append(f"{kind}.{uuid.hex()}" if there and (kind != "mbr" or any(uuid)) else None)
+    return tuple(found)
+
+
+def _present(signatures: tuple[str | None, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each for each in signatures if each is not None))
+
+
 def read_witnesses(head: bytes | bytearray | memoryview) -> tuple[str, ...]:
     """The UUIDs and signatures at the start of a disk, e.g. ``("ext.1b4e28ba…",)``.
 
     ``head`` is the first WITNESS_BYTES (or all of a smaller disk). Empty where none is known: a
     blank disk, or a kind of content that is not known here.
     """
-    start = bytes(head[:WITNESS_BYTES])
-    found: list[str] = []
-
-    def uuid(kind: str, offset: int, length: int = 16) -> None:
-        found.append(f"{kind}.{start[offset : offset + length].hex()}")
-
-    if start[1080:1082] == b"\x53\xef":
-        uuid("ext", 1024 + 104)
-    if start[0:4] == b"XFSB":
-        uuid("xfs", 32)
-    if start[65600:65608] == b"_BHRfS_M":
-        uuid("btrfs", 65536 + 32)
-    for sector in range(4):
-        if start[sector * 512 : sector * 512 + 8] == b"LABELONE":
-            uuid("lvm", sector * 512 + 32, 32)
-            break
-    for block_size in (512, 4096):
-        if start[block_size : block_size + 8] == b"EFI PART":
-            uuid("gpt", block_size + 56)
-            break
-    if start[510:512] == b"\x55\xaa" and any(start[440:444]):
-        uuid("mbr", 440, 4)
-    if start[0:6] == b"LUKS\xba\xbe":
-        uuid("luks", 168, 36)
-    return tuple(found)
+    return _present(_signatures(head))
 
 
 class ContentWitness:
     """What the start of the disk must look like, kept up to date by our own writes.
 
     Our own mkfs changes the UUIDs; so the start of the disk is shadowed: every write to it is
-    applied here too. ``acceptable`` holds all contents that could be on the disk: more than one
-    only while writes to the start are in flight, whose outcome a loss would leave unknown.
+    applied here too. While writes to the start are under way, or after one whose outcome nobody
+    knows, any of them may have landed and any not, block by block: then each signature may be any
+    of those that stood in its place since.
     """
 
     def __init__(self, head: bytes) -> None:
         self._shadow = bytearray(head)
         self._in_flight = 0
         self._trusted = True
-        self.acceptable: set[tuple[str, ...]] = {read_witnesses(head)}
+        self._possible: list[set[str | None]] | None = None
+        self.generation = 0
+        """Counts the writes: what was read while it moved may be a mixture of old and new."""
+        self.refresh(head)
 
     @property
     def length(self) -> int:
         """Bytes at the start that are watched."""
         return len(self._shadow)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What the start says, as far as it is known."""
+        return read_witnesses(self._shadow)
+
+    @property
+    def acceptable(self) -> set[tuple[str, ...]]:
+        """The contents as last known; empty where nothing is known."""
+        return set() if self._possible is None else {self.contents}
 
     def write_started(
         self, offset: int, data: bytes | bytearray | memoryview | None, length: int
@@ -128,7 +150,10 @@ class ContentWitness:
         end = min(offset + length, len(self._shadow))
         self._shadow[offset:end] = bytes(end - offset) if data is None else data[: end - offset]
         self._in_flight += 1
-        self.acceptable.add(read_witnesses(self._shadow))
+        self.generation += 1
+        if self._possible is not None:
+            for values, found in zip(self._possible, _signatures(self._shadow), strict=True):
+                values.add(found)
 
     def write_ended(self, *, certain: bool) -> None:
         """A write to the start was answered; not ``certain`` where it may be done or not."""
@@ -136,13 +161,13 @@ class ContentWitness:
         if not certain:
             self._trusted = False
         elif not self._in_flight and self._trusted:
-            self.acceptable = {read_witnesses(self._shadow)}
+            self._possible = [{found} for found in _signatures(self._shadow)]
 
     def forget(self) -> None:
         """The start was changed in a way that cannot be followed: any content is accepted until it
         was read again."""
         self._trusted = False
-        self.acceptable.clear()
+        self._possible = None
 
     @property
     def stale(self) -> bool:
@@ -153,7 +178,7 @@ class ContentWitness:
         """The start was read again."""
         self._shadow[:] = head
         self._trusted = True
-        self.acceptable = {read_witnesses(head)}
+        self._possible = [{found} for found in _signatures(head)]
 
     def check(self, head: bytes) -> None:
         """Compare the start of the disk that answers now.
@@ -161,14 +186,17 @@ class ContentWitness:
         Raises:
             IdentityMismatch: it is none of the contents that this disk can have.
         """
-        found = read_witnesses(head)
-        if self.acceptable and found not in self.acceptable:
+        if self._possible is None:
+            return
+        found = _signatures(head)
+        if all(each in values for each, values in zip(found, self._possible, strict=True)):
+            return
 
-            def text(witnesses: tuple[str, ...]) -> str:
-                return ", ".join(witnesses) or "no known signature"
+        def text(signatures: tuple[str, ...]) -> str:
+            return ", ".join(signatures) or "no known signature"
 
-            expected = " or ".join(text(each) for each in sorted(self.acceptable))
-            raise IdentityMismatch(
-                f"the disk that answers at this address has another content: {text(found)} where "
-                f"{expected} was; nothing is written to it. Detach the volume, look at the target"
-            )
+        raise IdentityMismatch(
+            f"the disk that answers at this address has another content: {text(_present(found))} "
+            f"where {text(self.contents)} was; nothing is written to it. Detach the volume, look "
+            f"at the target"
+        )

@@ -80,7 +80,7 @@ class LogicalUnit(AlignmentDevice):
             )
         finally:
             if len(data_out):
-                self.unit.witness.forget()
+                self.unit.content_changed()
 
     async def refresh_capacity(self) -> int:
         """Ask for the capacity anew, for targets that do not tell; returns the size in bytes."""

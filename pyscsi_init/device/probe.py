@@ -7,7 +7,9 @@ targets know neither VPD B0h nor READ CAPACITY(16). Driven by device/driver.py o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import LunNotFound, NotABlockDevice, ProtocolError, ScsiError
 from ..scsi import (
@@ -33,6 +35,8 @@ from ..scsi import (
 )
 from .identity import WITNESS_BYTES, Identity
 from .steps import Command, Steps, ask, attempt, demand
+
+P = TypeVar("P")
 
 _DISK_TYPES = frozenset({0x00, 0x07, 0x0E})
 """Direct access, optical memory, simplified direct access: read and written in blocks."""
@@ -177,6 +181,10 @@ def probe_capacity(what: str) -> Steps[Capacity]:
     else:
         data = yield from demand(Command(read_capacity_10(), 8, "READ CAPACITY(10)"))
         short_form = ReadCapacity10.parse(data)
+        if short_form.too_large:
+            raise NotABlockDevice(
+                f"{what} is larger than READ CAPACITY(10) can tell, and knows no READ CAPACITY(16)"
+            )
         capacity = Capacity(
             short_form.blocks,
             short_form.block_length,
@@ -199,8 +207,10 @@ def probe_modes() -> Steps[tuple[bool, bool | None, bool]]:
             (Command(mode_sense_6(page, 255), 255, "MODE SENSE(6)"), False),
             (Command(mode_sense_10(page, 512), 512, "MODE SENSE(10)"), True),
         ):
-            data = yield from attempt(command)
-            if data is None:
+            try:
+                # Units exist that answer MODE SENSE with any error; nothing depends on it.
+                data = yield from demand(command)
+            except ScsiError:
                 continue
             try:
                 modes = ModeParameters.parse(data, ten=long_header)
@@ -254,6 +264,15 @@ def _probe_pages(
             )
         return data
 
+    def parsed(code: int, parse: Callable[[bytes], P]) -> Steps[P | None]:
+        if code not in listed:
+            return None
+        data = yield from page(code)
+        try:
+            return None if data is None else parse(data)
+        except ProtocolError:
+            return None  # a page that cannot be read is as good as none
+
     listed: frozenset[int] = frozenset()
     data = yield from page(0x00)
     if data is not None:
@@ -264,20 +283,14 @@ def _probe_pages(
     serial = ""
     designators: tuple[str, ...] = ()
     limits = characteristics = provisioning = None
-    if 0x80 in listed:
-        data = yield from page(0x80)
-        if data is not None:
-            serial = UnitSerialNumber.parse(data).serial
-    if 0x83 in listed:
-        data = yield from page(0x83)
-        if data is not None:
-            identification = DeviceIdentification.parse(data)
-            designators = tuple(each.text for each in logical_unit_designators(identification))
+    number = yield from parsed(0x80, UnitSerialNumber.parse)
+    if number is not None:
+        serial = number.serial
+    identification = yield from parsed(0x83, DeviceIdentification.parse)
+    if identification is not None:
+        designators = tuple(each.text for each in logical_unit_designators(identification))
     if not identity_only:
-        if 0xB0 in listed and (data := (yield from page(0xB0))) is not None:
-            limits = BlockLimits.parse(data)
-        if 0xB1 in listed and (data := (yield from page(0xB1))) is not None:
-            characteristics = BlockDeviceCharacteristics.parse(data)
-        if 0xB2 in listed and (data := (yield from page(0xB2))) is not None:
-            provisioning = LogicalBlockProvisioning.parse(data)
+        limits = yield from parsed(0xB0, BlockLimits.parse)
+        characteristics = yield from parsed(0xB1, BlockDeviceCharacteristics.parse)
+        provisioning = yield from parsed(0xB2, LogicalBlockProvisioning.parse)
     return serial, designators, limits, characteristics, provisioning

@@ -33,5 +33,8 @@ def barrier(
     yield from become_ready()
     now = yield from probe_identity(what)
     check_same_unit(known, now)
-    witness.check((yield from read_head(now.block_size, min(now.size_bytes, witness.length))))
+    head = yield from read_head(now.block_size, min(now.size_bytes, witness.length))
+    witness.check(head)
+    if witness.stale:
+        witness.refresh(head)
     return now

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import logging
 
-from ..errors import IdentityMismatch, IscsiError, ProtocolError, TaskAborted, Unsupported
+import anyio
+
+from ..errors import IscsiError, ProtocolError, ScsiError, TaskAborted, Unsupported
 from ..scsi import REPEATABLE, Action, Opcode, Status, parse_sense, scsi_error, sense_action
 from ..session import Replay, ScsiTask
 from ..transport import Session
-from .driver import drive
-from .identity import ContentWitness, check_same_unit
+from .identity import ContentWitness, Identity
 from .interface import BlockDevice, BlockRequest, Operation, check_range
-from .probe import Capacity, UnitFacts, probe_capacity, probe_identity, read_head
-from .recovery import barrier
+from .probe import UnitFacts
 from .unit_commands import UnitCommands
+from .watch import UnitWatch
 
 log = logging.getLogger("pyscsi_init.device")
 
@@ -37,15 +38,7 @@ _MODIFYING = frozenset({Operation.WRITE, Operation.DISCARD, Operation.WRITE_ZERO
 
 _TRANSFERS = frozenset({Opcode.READ_10, Opcode.READ_16, Opcode.WRITE_10, Opcode.WRITE_16})
 """Commands whose every byte matters. WRITE SAME is none: targets count its residual in two ways."""
-
-_LOOK_AGAIN = frozenset(
-    {
-        Action.REREAD_CAPACITY,
-        Action.REREAD_IDENTITY,
-        Action.RESCAN_LUNS,
-        Action.OUT_OF_RANGE,
-    }
-)
+_FLUSHES = frozenset({Opcode.SYNCHRONIZE_CACHE_10, Opcode.SYNCHRONIZE_CACHE_16})
 
 
 class ScsiBlockDevice(BlockDevice):
@@ -66,8 +59,6 @@ class ScsiBlockDevice(BlockDevice):
         self.lun = lun
         self.what = what
         self.facts = facts
-        self.identity = facts.identity
-        self.witness = ContentWitness(head)
         self.commands = UnitCommands(facts, session.settings)
         capacity = facts.capacity
         self.size_bytes = capacity.blocks * capacity.block_size
@@ -82,9 +73,18 @@ class ScsiBlockDevice(BlockDevice):
         self._retries: dict[BlockRequest, tuple[int, int]] = {}
         self._then_flush: set[BlockRequest] = set()
         self._held: list[BlockRequest] = []
-        self._rechecking = False
-        self._refreshing = False
-        session.restorers.append(self._restore)
+        self._deferred: ScsiError | None = None
+        self._empty = anyio.Event()
+        self.watch = UnitWatch(
+            session,
+            lun,
+            what,
+            facts.identity,
+            head,
+            read_only=self.read_only,
+            resized=self._resized,
+            cleared=self._cleared,
+        )
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -97,13 +97,18 @@ class ScsiBlockDevice(BlockDevice):
             request.complete(error)
             return
         if request.operation is Operation.FLUSH and not self.commands.flush_needed:
-            request.complete()
+            request.complete(self._lost_earlier())
             return
         if request.offset < self.witness.length and request.operation in _MODIFYING:
-            self._witness_started(request)
+            self._started(request)
         self._send(request)
 
     def _send(self, request: BlockRequest) -> None:
+        if self.watch.suspicious:
+            # It may be another unit: the request waits until that is known.
+            self._hold(request)
+            self.watch.look()
+            return
         operation = request.operation
         commands = self.commands
         cdb, data_in, data_out = commands.build(request)
@@ -130,16 +135,26 @@ class ScsiBlockDevice(BlockDevice):
             if task.residual_count and task.cdb[0] in _TRANSFERS:
                 self._incomplete(request, task)
                 return
-            if self._then_flush and request in self._then_flush:
-                self._then_flush.discard(request)
-                if self.commands.flush_needed:
-                    self._send_flush(request)
-                    return
-            self._finish(request, None)
+            self._good(request, task)
         elif task.error is not None:
             self._finish(request, task.error)
         else:
             self._answer(request, task)
+
+    def _good(self, request: BlockRequest, task: ScsiTask) -> None:
+        if self._then_flush and request in self._then_flush:
+            self._then_flush.discard(request)
+            if self.commands.flush_needed:
+                self._send_flush(request)
+                return
+        flushed = task.cdb[0] in _FLUSHES
+        self._finish(request, self._lost_earlier() if flushed else None)
+
+    def _lost_earlier(self) -> ScsiError | None:
+        """The deferred error of a write that was acknowledged; told once, to who asks for
+        stability."""
+        error, self._deferred = self._deferred, None
+        return error
 
     def _incomplete(self, request: BlockRequest, task: ScsiTask) -> None:
         """GOOD, but not all of the data: a READ or WRITE moves every block or has failed."""
@@ -164,9 +179,9 @@ class ScsiBlockDevice(BlockDevice):
         if self._retries:
             self._retries.pop(request, None)
         if request.offset < self.witness.length and request.operation in _MODIFYING:
-            self.witness.write_ended(certain=error is None)
-            if self.witness.stale:
-                self._refresh_witness()
+            self.watch.write_ended(certain=error is None)
+        if not self._tasks:
+            self._empty.set()
         request.complete(error)
 
     def _send_flush(self, request: BlockRequest) -> None:
@@ -202,6 +217,11 @@ class ScsiBlockDevice(BlockDevice):
         if status in (Status.BUSY, Status.TASK_SET_FULL):
             self._again_later(request, task, retries, waits)
             return
+        if status == Status.TASK_ABORTED and retries < MAX_RETRIES:
+            # SAM-5 5.3.1: another initiator's abort or reset ended it.
+            self._retries[request] = (retries + 1, waits)
+            self._send(request)
+            return
         if status != Status.CHECK_CONDITION:
             self._finish(request, scsi_error(status, task.sense, what))
             return
@@ -212,33 +232,34 @@ class ScsiBlockDevice(BlockDevice):
             return
         if action is Action.COMPLETE_GOOD:
             log.warning("%s: %s", self.what, scsi_error(status, task.sense, what))
-            self._finish(request, None)
+            if task.data_in is not None and task.received != len(task.data_in):
+                self._incomplete(request, task)
+            else:
+                self._good(request, task)
             return
         if action is Action.DEFERRED:
-            log.error("%s: %s", self.what, scsi_error(status, task.sense, "an earlier command"))
-        if action in _LOOK_AGAIN:
-            self._recheck()
+            # A write that was acknowledged is lost: whoever flushes must hear of it.
+            self._deferred = scsi_error(status, task.sense, "an earlier command")
+            log.error("%s: %s", self.what, self._deferred)
+        self.watch.heard(action)
         if action not in REPEATABLE or retries >= MAX_RETRIES:
             error = scsi_error(status, task.sense, what)
-            if self.commands.learn(request.operation, sense):
-                # The unit does not know this command: another one does the same.
-                self.can_discard = self.commands.can_discard and not self.read_only
-                if request.operation is Operation.DISCARD and not self.can_discard:
-                    self._finish(request, error)
-                elif request.operation is Operation.FLUSH and not self.commands.flush_needed:
-                    self._finish(request, None)
-                else:
-                    self._send(request)
+            operation = Operation.FLUSH if task.cdb[0] in _FLUSHES else request.operation
+            if not self.commands.learn(operation, sense):
+                self._finish(request, error)
                 return
-            self._finish(request, error)
+            # The unit does not know this command: another one does the same.
+            self.limits = self.commands.limits
+            self.can_discard = self.commands.can_discard and not self.read_only
+            if operation is Operation.FLUSH:
+                self._finish(request, self._lost_earlier())
+            elif operation is Operation.DISCARD and not self.commands.takes_discard(request):
+                self._finish(request, error)
+            else:
+                self._send(request)
             return
         self._retries[request] = (retries + 1, waits)
-        if action is Action.REREAD_IDENTITY:
-            # It may be another unit now: the request waits until that is known.
-            self._tasks[request] = None
-            self._held.append(request)
-        else:
-            self._send(request)
+        self._send(request)
 
     def _again_later(self, request: BlockRequest, task: ScsiTask, retries: int, waits: int) -> None:
         if waits >= MAX_DELAYED_RETRIES:
@@ -258,94 +279,71 @@ class ScsiBlockDevice(BlockDevice):
 
     # -- identity, content and size --------------------------------------------------------------
 
-    def _witness_started(self, request: BlockRequest) -> None:
-        data = None
-        if request.operation is Operation.WRITE:
-            data = request.buffer
-        elif request.operation is Operation.DISCARD and not self.discard_zeroes:
-            # What a discarded block reads as is for the unit to choose.
-            self.witness.write_started(request.offset, None, 0)
-            self.witness.forget()
-            return
-        self.witness.write_started(request.offset, data, request.length)
+    @property
+    def identity(self) -> Identity:
+        """What the unit says of itself, with its size as it is now."""
+        return self.watch.identity
 
-    def _refresh_witness(self) -> None:
-        if self._refreshing or self.session.recovering:
-            return
-        self._refreshing = True
+    @property
+    def witness(self) -> ContentWitness:
+        """What the start of the disk holds."""
+        return self.watch.witness
 
-        async def refresh() -> None:
-            try:
-                head = await drive(
-                    read_head(self.block_size, self.witness.length), self.session, self.lun
-                )
-                if self.witness.stale:
-                    self.witness.refresh(head)
-            except IscsiError as error:
-                log.info("%s: the first blocks cannot be read again: %s", self.what, error)
-            finally:
-                self._refreshing = False
+    def content_changed(self) -> None:
+        """Something else than a request of ours may have written: look at the start again."""
+        self.witness.forget()
+        self.watch.refresh_content()
 
-        self.session.reactor.spawn(refresh)
+    def _started(self, request: BlockRequest) -> None:
+        if request.operation is Operation.DISCARD:
+            self.watch.discard_started(request.offset)
+        else:
+            data = request.buffer if request.operation is Operation.WRITE else None
+            self.watch.write_started(request.offset, data, request.length)
 
-    def _recheck(self) -> None:
-        """The unit said that something about it changed: look, and act on it."""
-        if self._rechecking:
-            return
-        self._rechecking = True
+    def _hold(self, request: BlockRequest) -> None:
+        self._tasks[request] = None
+        self._held.append(request)
 
-        async def recheck() -> None:
-            try:
-                now = await drive(probe_identity(self.what), self.session, self.lun)
-                if now.size_bytes >= self.size_bytes:
-                    check_same_unit(self.identity, now)
-                self._set_size(now.size_bytes)
-            except IdentityMismatch as error:
-                self.session.fail(error)
-            except IscsiError as error:
-                log.warning("%s: it said that it changed, but not how: %s", self.what, error)
-            finally:
-                self._rechecking = False
-                held, self._held = self._held, []
-                for request in held:
-                    if self._tasks.get(request, request) is None:
-                        self._send(request)
+    def _cleared(self, error: IscsiError | None) -> None:
+        """It is known what the unit meant: what was held back goes on, or ends with ``error``."""
+        held, self._held = self._held, []
+        for request in held:
+            if self._tasks.get(request, request) is not None:
+                continue  # cancelled meanwhile
+            if error is None:
+                self._send(request)
+            else:
+                self._finish(request, error)
 
-        self.session.reactor.spawn(recheck)
-
-    async def refresh_capacity(self) -> int:
-        """Ask for the capacity anew, for targets that never tell; returns the size in bytes."""
-        capacity: Capacity = await drive(probe_capacity(self.what), self.session, self.lun)
-        self._set_size(capacity.blocks * capacity.block_size)
-        return self.size_bytes
-
-    def _set_size(self, size_bytes: int) -> None:
-        if size_bytes == self.size_bytes:
-            return
-        log.info("%s: size changed from %d to %d bytes", self.what, self.size_bytes, size_bytes)
+    def _resized(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         for notify in list(self.size_changed):
             notify(size_bytes)
 
-    async def _restore(self) -> None:
-        """The session is new: pass the barrier before anything is replayed."""
-        now = await drive(
-            barrier(
-                self.what,
-                self.identity,
-                self.witness,
-                unknown_outcome=self.session.has_unknown_outcome(self.lun),
-                read_only=self.read_only,
-            ),
-            self.session,
-            self.lun,
-            control=True,
-        )
-        self._set_size(now.size_bytes)
+    async def refresh_capacity(self) -> int:
+        """Ask for the capacity anew, for targets that never tell; returns the size in bytes."""
+        await self.watch.refresh_capacity()
+        return self.size_bytes
+
+    # -- the end ---------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """End what is in flight and let go of the session, which stays open."""
-        if self._restore in self.session.restorers:
-            self.session.restorers.remove(self._restore)
+        """End what is in flight and let go of the session, which stays open.
+
+        Requests have a moment to complete by themselves, unless the session is lost; then they are
+        cancelled. The barrier stays in place until the last one has ended.
+        """
+        settings = self.session.settings
+        if not self.session.recovering:
+            await self._drained(settings.logout_timeout)
         for request in list(self._tasks):
             self.cancel(request)
+        await self._drained(settings.task_management_timeout + 2 * settings.logout_timeout)
+        self.watch.close()
+
+    async def _drained(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            while self._tasks:
+                self._empty = anyio.Event()
+                await self._empty.wait()

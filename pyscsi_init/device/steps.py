@@ -11,7 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import ScsiError
+from ..errors import IllegalRequest
 from ..scsi import Action, SenseKey, Status, parse_sense, scsi_error, sense_action
 
 
@@ -66,6 +66,9 @@ def ask(command: Command) -> Steps[Outcome]:
             pauses += 1
             yield Pause(min(0.05 * 2**pauses, 1.0))
             continue
+        if outcome.status == Status.TASK_ABORTED and attentions < MAX_UNIT_ATTENTIONS:
+            attentions += 1
+            continue
         if outcome.status != Status.CHECK_CONDITION:
             return outcome
         sense = parse_sense(outcome.sense)
@@ -96,8 +99,15 @@ def demand(command: Command) -> Steps[bytes]:
 
 
 def attempt(command: Command) -> Steps[bytes | None]:
-    """Like :func:`demand`, but None where the unit does not know the command or the page."""
+    """Like :func:`demand`, but None where the unit does not know the command or the page.
+
+    Another failure may pass, and is no answer: taken for one, it would make of the same unit
+    another one.
+
+    Raises:
+        ScsiError: any other refusal.
+    """
     try:
         return (yield from demand(command))
-    except ScsiError:
+    except IllegalRequest:
         return None

@@ -33,6 +33,7 @@ LARGEST_DISCARD = 1 << 30
 """Bytes per UNMAP descriptor where the unit sets no limit: one that takes minutes blocks others."""
 
 _LAST_32 = 1 << 32
+_MOST_BLOCKS_10 = 0xFFFF
 _ILLEGAL_REQUEST = 0x5
 _INVALID_OPCODE = 0x20
 _INVALID_FIELD = 0x24
@@ -56,12 +57,16 @@ class UnitCommands:
         self._unmap = thin and provisioning is not None and provisioning.lbpu
         self._unmap_same_16 = thin and provisioning is not None and provisioning.lbpws
         self._unmap_same_10 = thin and provisioning is not None and provisioning.lbpws10
+        # Ten bytes count 65535 blocks and reach the first 2**32 of them.
+        self._unmap_same_10 = self._unmap_same_10 and facts.capacity.blocks <= _LAST_32
         self._zero_block = memoryview(bytes(self._size))
-        self.limits = self._limits(facts)
+        self._block_limits = facts.block_limits
 
-    def _limits(self, facts: UnitFacts) -> Limits:
+    @property
+    def limits(self) -> Limits:
+        """What one command takes, by what is known now."""
         size = self._size
-        b0 = facts.block_limits
+        b0 = self._block_limits
         transfer = self._settings.max_transfer_bytes
         if not transfer:
             if b0 is None:
@@ -70,22 +75,29 @@ class UnitCommands:
                 transfer = b0.maximum_transfer_length * size or LARGEST_TRANSFER
         transfer = max(min(transfer, LARGEST_TRANSFER) // size, 1) * size
         if b0 is None:
-            return Limits(max_transfer_bytes=transfer, max_write_zeroes_bytes=transfer)
-        if self._unmap:
-            discard = (b0.maximum_unmap_lba_count * size) or LARGEST_DISCARD
-        else:
-            discard = (b0.maximum_write_same_length * size) or LARGEST_DISCARD
+            return Limits(
+                max_transfer_bytes=transfer,
+                max_discard_bytes=self._most_discarded(LARGEST_DISCARD),
+                max_write_zeroes_bytes=transfer,
+            )
+        most = b0.maximum_unmap_lba_count if self._unmap else b0.maximum_write_same_length
+        discard = self._most_discarded(most * size or LARGEST_DISCARD)
         granularity = max(b0.optimal_unmap_granularity, 1) * size
         zeroes = (b0.maximum_write_same_length * size) or transfer
         return Limits(
             max_transfer_bytes=transfer,
             optimal_transfer_bytes=min(b0.optimal_transfer_length * size, transfer),
-            max_discard_bytes=min(discard, LARGEST_DISCARD),
+            max_discard_bytes=discard,
             discard_granularity_bytes=granularity,
             discard_alignment_bytes=(b0.unmap_granularity_alignment * size if b0.ugavalid else 0),
             # The fallback is an ordinary WRITE of zeros, which has to fit too.
             max_write_zeroes_bytes=min(zeroes, transfer),
         )
+
+    def _most_discarded(self, most: int) -> int:
+        if not self._unmap and not self._unmap_same_16:
+            most = min(most, _MOST_BLOCKS_10 * self._size)
+        return min(most, LARGEST_DISCARD)
 
     # -- what can be done ------------------------------------------------------------------------
 
@@ -93,6 +105,10 @@ class UnitCommands:
     def can_discard(self) -> bool:
         """The unit is thin and knows a command for it."""
         return self._unmap or self._unmap_same_16 or self._unmap_same_10
+
+    def takes_discard(self, request: BlockRequest) -> bool:
+        """The range fits one command; a request that was cut for another command may not."""
+        return self.can_discard and request.length <= self.limits.max_discard_bytes
 
     @property
     def flush_needed(self) -> bool:
@@ -117,7 +133,7 @@ class UnitCommands:
         size = self._size
         lba = request.offset // size
         blocks = request.length // size
-        short = lba + blocks <= _LAST_32 and blocks <= 0xFFFF
+        short = lba + blocks <= _LAST_32 and blocks <= _MOST_BLOCKS_10
         if operation is Operation.READ:
             assert request.buffer is not None  # noqa: S101  (for mypy: check_range has looked)
             cdb = read_10(lba, blocks) if short else read_16(lba, blocks)
@@ -130,20 +146,19 @@ class UnitCommands:
         if operation is Operation.FLUSH:
             return self.flush_cdb(), None, None
         if operation is Operation.DISCARD:
-            return self._discard(lba, blocks, short)
+            return self._discard(lba, blocks)
         return self._write_zeroes(lba, blocks, short)
 
     def flush_cdb(self) -> bytes:
         """SYNCHRONIZE CACHE of the whole unit: LBA 0, 0 blocks (SBC)."""
         return synchronize_cache_10()
 
-    def _discard(self, lba: int, blocks: int, short: bool) -> Transfer:
+    def _discard(self, lba: int, blocks: int) -> Transfer:
         if self._unmap:
             parameters = unmap_parameter_list([(lba, blocks)])
             return unmap(len(parameters)), None, memoryview(parameters)
         if self._unmap_same_16:
             return write_same_16(lba, blocks, unmap=True), None, self._zero_block
-        del short  # the splitter keeps to max_discard_bytes, which a 10-byte CDB can count
         return write_same_10(lba, blocks, unmap=True), None, self._zero_block
 
     def _write_zeroes(self, lba: int, blocks: int, short: bool) -> Transfer:

@@ -15,6 +15,10 @@ from ..pdu import RESERVED_TAG, ReadyToTransfer, ScsiCommand
 from ..pdu.fast import DATA_OUT, F_BIT, R_BIT, SCSI_COMMAND, W_BIT
 from .task import ScsiTask
 
+MAX_SOLICITATION = 4
+"""How often the data of one command may be asked for. RFC 7143 4.2.5.2 lets a target ask again for
+what it lost; one that asks for ever and reads nothing would fill our memory."""
+
 _SIMPLE = 0x01
 """Task attribute (RFC 7143 11.3.1): the target may reorder, which is what a block device wants."""
 
@@ -68,6 +72,7 @@ def send_command(connection: ConnectionMachine, parameters: Parameters, task: Sc
                 data=data[:immediate] if data is not None and immediate else b"",
             )
         )
+    task.queue_mark = connection.queue_mark
     if unsolicited:
         _send_data(connection, parameters, task, RESERVED_TAG, immediate, unsolicited)
 
@@ -98,6 +103,9 @@ def answer_r2t(
         raise ProtocolError(f"R2T for {length} bytes at {offset} of a write of {len(data)} bytes")
     if r2t.r2t_sn != task.r2t_sn:
         raise ProtocolError(f"R2TSN {r2t.r2t_sn} where {task.r2t_sn} comes next: an R2T is missing")
+    task.solicited += length
+    if task.solicited > MAX_SOLICITATION * len(data) + parameters.max_burst_length:
+        raise ProtocolError(f"R2Ts ask for the data of one command again and again ({task!r})")
     task.r2t_sn = (task.r2t_sn + 1) & 0xFFFFFFFF
     _send_data(connection, parameters, task, r2t.target_transfer_tag, offset, length)
 
@@ -126,3 +134,4 @@ def _send_data(
         connection.send_raw(header, data[offset : offset + piece])
         offset += piece
         data_sn += 1
+    task.queue_mark = connection.queue_mark

@@ -67,13 +67,26 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
 
 def _scan(session: SessionMachine, now: float) -> None:
     tasks = session.tasks
+    connection = session.connection
     for task in [task for task in tasks.in_flight.values() if task.deadline <= now]:
         if task.state is TaskState.SENT:
-            # Its second deadline is only there for an answer to the abort that never comes.
-            task.deadline = now + 2 * session.settings.task_management_timeout
             session.time_out(task, TaskTimeout(f"no status within {task.timeout:g} s"), now)
+        elif task.state is TaskState.ABORTING:
+            session.lose(ConnectionLost("no status of a command, and its ABORT TASK was refused"))
+        if session.connection is not connection:
+            return
     for request in tasks.requests.values():
         if not isinstance(request, Ping) and request.deadline <= now:
             session.lose(ConnectionLost("no answer to a task management or text request"))
             return
-    session.scan_at = now + SCAN_INTERVAL if tasks.outstanding else None
+    stalled = session.stalled_since
+    if stalled is not None and now - stalled >= session.settings.command_timeout:
+        session.lose(
+            ConnectionLost(
+                f"the target kept its command window closed for {now - stalled:.0f} s with "
+                f"nothing under way (MaxCmdSN, RFC 7143 4.2.2.1)"
+            )
+        )
+        return
+    busy = tasks.outstanding or stalled is not None
+    session.scan_at = now + SCAN_INTERVAL if busy else None

@@ -34,9 +34,9 @@ from ..errors import (
 from ..login import LoginMachine, Parameters
 from ..secret import Chap
 from ..settings import Settings
-from .data_out import send_command
-from .deadlines import arm_scan, handle_deadline
+from .deadlines import handle_deadline
 from .events import ConnectionEnded, Event, LoggedIn, LoginEnded
+from .flow import pump
 from .management import abort, conclude, send_management
 from .receive import receive
 from .requests import send_logout, send_ping, start_text_task
@@ -82,8 +82,10 @@ class SessionMachine:
         self._events: deque[Event] = deque()
         self.scan_at: float | None = None
         self.logout_by: float | None = None
-        self.wait = 0.0
-        """Seconds before the next login that the target asked for."""
+        self.stalled_since: float | None = None
+        """Since when commands wait for the window to open while nothing is under way."""
+        self.wait: float | None = None
+        """Seconds before the next login that the target asked for, if it did."""
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -108,7 +110,7 @@ class SessionMachine:
             initiator_task_tag=self.tasks.new_tag(),
             random_bytes=self.random_bytes,
         )
-        self.wait = 0.0
+        self.wait = None
         self.connection = ConnectionMachine(login, self.settings, now)
 
     def receive_buffer(self) -> memoryview:
@@ -185,7 +187,7 @@ class SessionMachine:
             task.finish(self.refusing or SessionFailed("the session is closed"))
             return
         if task.control:
-            if self.connection is None:
+            if self.connection is None or not self.connection.full_feature:
                 task.finish(ConnectionLost("the session is not logged in"))
                 return
             task.state = TaskState.QUEUED
@@ -263,17 +265,23 @@ class SessionMachine:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def release(self, task: ScsiTask) -> None:
-        """Let go of the memory of a task that ends before all of its data left."""
-        if task.data_out is not None and self.connection is not None:
-            self.connection.release(task.data_out)
-
-    def complete(self, task: ScsiTask) -> None:
-        """The target answered: the task is over."""
+    def requeue(self, task: ScsiTask) -> None:
+        """A command in flight was not carried out and goes back to the head of its queue."""
         del self.tasks.in_flight[task.initiator_task_tag]
-        if task.data_out is not None and self.connection is not None and self.connection.outbox:
-            self.connection.release(task.data_out)
-        task.finish()
+        self.tasks.put_back(task)
+
+    def end(self, task: ScsiTask, error: IscsiError | None = None) -> None:
+        """A task in flight is over: let go of its memory, which may not all have left, and say
+        so."""
+        del self.tasks.in_flight[task.initiator_task_tag]
+        connection = self.connection
+        if (
+            task.data_out is not None
+            and connection is not None
+            and not connection.has_left(task.queue_mark)
+        ):
+            connection.release(task.data_out)
+        task.finish(error)
 
     def ping(self, now: float) -> None:
         """Ask the target for a sign of life."""
@@ -294,8 +302,12 @@ class SessionMachine:
 
     def target_asks_for_logout(self, seconds: float, now: float) -> None:
         """Asynchronous Message 1: no new commands, log out within ``seconds``, come back."""
+        connection = self.connection
+        if connection is None or connection.state is not ConnectionState.S7_LOGOUT_REQUESTED:
+            return  # our logout is on its way already
         # Half the time is for what is in flight; a target that says 0 gets its logout at once.
-        self.logout_by = now + seconds / 2
+        limit = now + min(seconds / 2, self.settings.command_timeout)
+        self.logout_by = limit if self.logout_by is None else min(self.logout_by, limit)
         self._pump(now)
 
     def lose(self, error: IscsiError) -> None:
@@ -308,6 +320,8 @@ class SessionMachine:
         if in_login:
             self.connection = None
             self.scan_at = None
+            if self.closing:
+                self._end_session()
             self.emit(LoginEnded(error))
             return
         self._over(error, again=not self.closing)
@@ -324,10 +338,10 @@ class SessionMachine:
         self, connection: ConnectionMachine, tsih: int, parameters: Parameters, now: float
     ) -> None:
         again = self.state is SessionState.Q4_FAILED
-        self.state = next_session_state(
-            self.state,
-            SessionTransition.N6_CONTINUED if again else SessionTransition.N1_LEADING_LOGIN,
-        )
+        if again:
+            # RFC 7143 6.3.5: a login with TSIH 0 and the same ISID reinstates the session.
+            self.state = next_session_state(self.state, SessionTransition.N6_CLEARED)
+        self.state = next_session_state(self.state, SessionTransition.N1_LEADING_LOGIN)
         self.tsih = tsih
         self.parameters = parameters
         self.held = again
@@ -337,40 +351,15 @@ class SessionMachine:
         self.emit(LoggedIn(parameters, tsih, again))
 
     def _pump(self, now: float) -> None:
-        connection = self.connection
-        if connection is None:
-            return
-        if connection.full_feature:
-            tasks = self.tasks
-            if tasks.control:
-                self._drain(connection, tasks.control, now)
-            if tasks.waiting and not self.held:
-                self._drain(connection, tasks.waiting, now)
-        if self.logout_by is not None and not self.tasks.in_flight:
-            self.logout_by = None
-            send_logout(self, connection, now)
-
-    def _drain(self, connection: ConnectionMachine, queue: deque[ScsiTask], now: float) -> None:
-        window = self.window
-        in_flight = self.tasks.in_flight
-        slots = min(window.open_slots, self.settings.queue_depth - len(in_flight))
-        while slots > 0 and queue:
-            slots -= 1
-            task = queue.popleft()
-            tag = task.initiator_task_tag = self.tasks.new_tag()
-            task.cmd_sn = window.take()
-            task.state = TaskState.SENT
-            task.attempts += 1
-            task.deadline = now + task.timeout
-            in_flight[tag] = task
-            send_command(connection, self.parameters, task)
-        arm_scan(self, now)
+        pump(self, now)
 
     def _over(self, error: IscsiError | None, *, again: bool) -> None:
         self.connection = None
-        self.scan_at = self.logout_by = None
+        self.scan_at = self.logout_by = self.stalled_since = None
         self.held = False
-        wait = self.wait or (self.parameters.default_time2wait if error is not None else 0)
+        wait = self.wait
+        if wait is None:
+            wait = self.parameters.default_time2wait if error is not None else 0
         if again:
             self.state = next_session_state(self.state, SessionTransition.N5_LOST)
         else:
@@ -389,7 +378,7 @@ class SessionMachine:
         if self.state is SessionState.Q3_LOGGED_IN:
             self.state = next_session_state(self.state, SessionTransition.N3_LOGGED_OUT)
         elif self.state is SessionState.Q4_FAILED:
-            self.state = next_session_state(self.state, SessionTransition.N4_TIMED_OUT)
+            self.state = next_session_state(self.state, SessionTransition.N6_CLEARED)
 
     def __repr__(self) -> str:
         return (

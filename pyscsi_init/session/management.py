@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from ..errors import ConnectionLost, IscsiError, TaskAborted
 from ..pdu import RESERVED_TAG, TaskManagementRequest
 from .deadlines import arm_scan
-from .task import ManagementTask, Replay, ScsiTask, TaskManagementFunction, TaskState
-from .tasks import MAX_ATTEMPTS
+from .task import NO_LUN, ManagementTask, ScsiTask, TaskManagementFunction, TaskState
+from .tasks import may_be_sent_again
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
 
 FUNCTION_COMPLETE = 0x00
+TASK_DOES_NOT_EXIST = 0x01
 """RFC 7143 11.6.1."""
 
 _UNIT_SCOPE = frozenset(
@@ -31,6 +32,8 @@ _UNIT_SCOPE = frozenset(
 _TARGET_SCOPE = frozenset(
     {TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET}
 )
+_WITHOUT_LUN = _TARGET_SCOPE | {TaskManagementFunction.TASK_REASSIGN}
+"""RFC 7143 11.5.3: the LUN field is reserved in these."""
 
 
 def send_management(session: SessionMachine, request: ManagementTask, now: float) -> None:
@@ -47,7 +50,7 @@ def send_management(session: SessionMachine, request: ManagementTask, now: float
         TaskManagementRequest(
             immediate=True,
             function=request.function,
-            lun=request.lun,
+            lun=NO_LUN if request.function in _WITHOUT_LUN else request.lun,
             initiator_task_tag=tag,
             referenced_task_tag=RESERVED_TAG if task is None else task.initiator_task_tag,
             cmd_sn=session.window.cmd_sn,
@@ -69,9 +72,9 @@ def conclude(session: SessionMachine, request: ManagementTask) -> None:
                 if function in _TARGET_SCOPE or task.lun == request.lun
             ]
             for task in ended:
-                del session.tasks.in_flight[task.initiator_task_tag]
-                session.release(task)
-                task.finish(TaskAborted(f"ended by {function.name.replace('_', ' ')}"))
+                # A completion may do anything, even drop the connection and with it the rest.
+                if session.tasks.in_flight.get(task.initiator_task_tag) is task:
+                    session.end(task, TaskAborted(f"ended by {function.name.replace('_', ' ')}"))
         if function is TaskManagementFunction.LOGICAL_UNIT_RESET:
             session.tasks.unknown_outcome.discard(request.lun)
         elif function in _TARGET_SCOPE:
@@ -80,26 +83,32 @@ def conclude(session: SessionMachine, request: ManagementTask) -> None:
 
 
 def abort(session: SessionMachine, task: ScsiTask, error: IscsiError, now: float) -> None:
-    """ABORT TASK for a task in flight; ``error`` is what it ends with if nothing better comes."""
+    """ABORT TASK for a task in flight; ``error`` is what it ends with if nothing better comes.
+
+    A refusal leaves a task that its caller cancelled alone: its status will come, or its deadline
+    ends the connection (deadlines.py). A command that timed out has no such hope.
+    """
     timed_out = task.state is TaskState.SENT
+    task.silences += timed_out
     attempt = task.attempts
+    task.deadline = now + 2 * session.settings.task_management_timeout
 
     def answered(request: ManagementTask) -> None:
         table = session.tasks
-        if request.error is not None or task.attempts != attempt:
-            return  # the connection died, and the task was sorted with the others
-        if table.in_flight.get(task.initiator_task_tag) is not task:
-            return  # its own response came first
-        if timed_out and task.replay is Replay.SAFE and task.attempts < MAX_ATTEMPTS:
+        if table.in_flight.get(task.initiator_task_tag) is not task or task.attempts != attempt:
+            return  # its own response came first, or the connection died and took it along
+        refused = request.error is not None or request.response not in (
+            FUNCTION_COMPLETE,
+            TASK_DOES_NOT_EXIST,
+        )
+        if timed_out and (refused or may_be_sent_again(task)):
             # Targets exist whose ABORT TASK does not stop a write: only the barrier after a new
             # login makes it safe to send the command again.
             session.lose(ConnectionLost(str(error)))
-            return
-        if task.modifies:
-            table.unknown_outcome.add(task.lun)
-        del table.in_flight[task.initiator_task_tag]
-        session.release(task)
-        task.finish(error)
+        elif not refused:
+            if task.modifies:
+                table.unknown_outcome.add(task.lun)
+            session.end(task, error)
 
     send_management(
         session,

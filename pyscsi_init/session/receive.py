@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..connection import ConnectionMachine, ConnectionState
-from ..errors import ConnectionLost, DeliveryFailure, ProtocolError, TaskRejected
+from ..errors import ConnectionLost, DeliveryFailure, ProtocolError
 from ..pdu import (
     RESERVED_TAG,
     AsyncMessage,
@@ -30,7 +30,9 @@ from ..pdu.fast import DATA_IN, F_BIT, O_BIT, S_BIT, SCSI_RESPONSE, U_BIT
 from .data_in import check_residual, place_data
 from .data_out import answer_r2t
 from .events import AsyncEventReceived, Warned
+from .reject import rejected
 from .task import ManagementTask, TextTask
+from .tasks import Ping
 from .text import text_received
 
 if TYPE_CHECKING:
@@ -38,13 +40,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["SessionMachine", ConnectionMachine, Frame, float], None]
 
-MAX_REJECTS = 32
-"""Rejects on one connection before it is given up: a target that refuses everything must not keep
-us busy for ever."""
-
 _CHECK_CONDITION = 0x02
-_WAITING_FOR_LOGOUT = 0x0C
-_TAG = slice(16, 20)
 
 
 def _require_data(frame: Frame) -> memoryview:
@@ -85,7 +81,7 @@ def _data_in(
         raise ProtocolError("Data-In with both the O and the U bit (RFC 7143 11.4.1)")
     task.status = status
     check_residual(task, overflow, underflow, residual)
-    session.complete(task)
+    session.end(task)
 
 
 def _scsi_response(
@@ -119,18 +115,17 @@ def _scsi_response(
         session.emit(Warned(f"SCSI Response for the unknown task {tag:08x}: ignored"))
         return
     if response:
-        if not 0x01 <= response <= 0xFF or 0x02 <= response <= 0x7F:
+        if 0x02 <= response <= 0x7F:
             raise ProtocolError(f"SCSI Response with the reserved response code {response:02x}h")
-        del session.tasks.in_flight[tag]
-        session.release(task)
         if task.modifies:
             session.tasks.unknown_outcome.add(task.lun)
-        task.finish(
+        session.end(
+            task,
             DeliveryFailure(
                 f"the target could not carry out command {task.cdb[0]:02x}h "
                 f"(iSCSI response {response:02x}h)",
                 response=response,
-            )
+            ),
         )
         return
     overflow, underflow = bool(flags & O_BIT), bool(flags & U_BIT)
@@ -151,7 +146,7 @@ def _scsi_response(
             raise ProtocolError(f"SenseLength {length} in a data segment of {len(data)} bytes")
         task.sense = bytes(data[2 : 2 + length])
     check_residual(task, overflow, underflow, residual)
-    session.complete(task)
+    session.end(task)
 
 
 def _r2t(
@@ -167,6 +162,8 @@ def _r2t(
         # RFC 7143 11.4.2: a command may have ended while R2Ts of it were on their way.
         session.emit(Warned(f"R2T for the finished task {r2t.initiator_task_tag:08x}: ignored"))
         return
+    if connection.state is ConnectionState.S6_IN_LOGOUT:
+        return  # RFC 7143 11.14: the logout ends every task, and nothing follows it
     answer_r2t(connection, session.parameters, task, r2t)
 
 
@@ -182,14 +179,20 @@ def _nop_in(
         if nop.target_transfer_tag != RESERVED_TAG:
             raise ProtocolError("NOP-In with both tags valid (RFC 7143 11.19)")
         if connection.count_stat_sn(nop.stat_sn):
-            session.tasks.requests.pop(nop.initiator_task_tag, None)
+            request = session.tasks.requests.get(nop.initiator_task_tag)
+            if isinstance(request, Ping):
+                del session.tasks.requests[nop.initiator_task_tag]
+            elif request is not None:
+                raise ProtocolError("NOP-In with the tag of a request that is no NOP-Out")
         return
     connection.check_stat_sn(nop.stat_sn)
     if nop.target_transfer_tag == RESERVED_TAG:
         return  # only the window was to be told
     if len(nop.data):
         raise ProtocolError("unsolicited NOP-In with data (RFC 7143 11.19)")
-    connection.send(
+    if connection.state is ConnectionState.S6_IN_LOGOUT:
+        return  # nothing follows the logout
+    connection.reply(
         NopOut(
             immediate=True,
             lun=nop.lun,
@@ -236,6 +239,8 @@ def _text(
     request = session.tasks.requests.get(answer.initiator_task_tag)
     if not isinstance(request, TextTask):
         raise ProtocolError(f"text response for the unknown task {answer.initiator_task_tag:08x}")
+    if connection.state is ConnectionState.S6_IN_LOGOUT:
+        return  # the rest of the exchange would follow the logout
     if text_received(connection, session.window, request, answer):
         del session.tasks.requests[answer.initiator_task_tag]
         request.finish()
@@ -277,6 +282,8 @@ def _async_message(
     elif event == 1:
         connection.logout_requested()
         session.target_asks_for_logout(message.parameter3, now)
+    elif event == 2 and message.parameter1 != connection.cid:
+        session.emit(Warned(f"the target drops connection {message.parameter1}, which is not ours"))
     elif event in (2, 3):
         # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
         session.wait = message.parameter2
@@ -295,42 +302,10 @@ def _reject(
     frame: Frame,
     now: float,  # noqa: ARG001
 ) -> None:
-    reject = Reject.decode(frame.header, frame.ahs, frame.data)
+    reject = Reject.decode(frame.header, frame.ahs, _require_data(frame))
     session.window.update(reject.exp_cmd_sn, reject.max_cmd_sn)
-    if not connection.count_stat_sn(reject.stat_sn):
-        return
-    session.rejects += 1
-    if session.rejects > MAX_REJECTS:
-        raise ProtocolError(f"the target rejected {session.rejects} PDUs of one connection")
-    header = bytes(frame.data[:48])
-    error = TaskRejected(
-        f"the target rejected a PDU (reason {reject.reason:02x}h, RFC 7143 11.17.1)",
-        reason=reject.reason,
-    )
-    if len(header) < 20:
-        raise ProtocolError("Reject without the header that it is about (RFC 7143 11.17)")
-    opcode = header[0] & 0x3F
-    tag = int.from_bytes(header[_TAG], "big")
-    if opcode == 0x01 and tag in session.tasks.in_flight:
-        task = session.tasks.in_flight[tag]
-        if reject.reason == _WAITING_FOR_LOGOUT:
-            session.lose(ConnectionLost("the target waits for a logout"))
-            return
-        del session.tasks.in_flight[tag]
-        session.release(task)
-        task.finish(error)
-        # RFC 7143 7.3: the CmdSN of a rejected command leaves a gap that no later command passes,
-        # unless the target counted it all the same. Level 0 closes the gap with a new session.
-        if session.connection is connection and session.window.is_unacknowledged(task.cmd_sn):
-            session.lose(ConnectionLost("a rejected command left a gap in CmdSN"))
-        return
-    if opcode == 0x05:
-        return  # RFC 7143 7.3: the command of a rejected Data-Out still gets its status
-    request = session.tasks.requests.pop(tag, None)
-    if isinstance(request, (ManagementTask, TextTask)):
-        request.finish(error)
-    elif request is None:
-        session.emit(Warned(str(error)))
+    if connection.count_stat_sn(reject.stat_sn):
+        rejected(session, reject)
 
 
 HANDLERS: dict[int, Handler] = {

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 CLOSE_SESSION = 0
 """Logout reason (RFC 7143 11.14.1)."""
 
+_OPEN = (ConnectionState.S5_LOGGED_IN, ConnectionState.S7_LOGOUT_REQUESTED)
+
 
 def send_logout(session: SessionMachine, connection: ConnectionMachine, now: float) -> None:
     """Ask the target to close the session; nothing may follow on this connection."""
-    if connection.state not in (ConnectionState.S5_LOGGED_IN, ConnectionState.S7_LOGOUT_REQUESTED):
+    if connection.state not in _OPEN:
         return
     connection.send(
         LogoutRequest(
@@ -38,13 +40,17 @@ def send_logout(session: SessionMachine, connection: ConnectionMachine, now: flo
         )
     )
     connection.logout_sent(now)
+    session.scan_at = session.logout_by = session.stalled_since = None  # its own deadline rules
 
 
 def send_ping(session: SessionMachine, now: float) -> None:
-    """Ask the target for a sign of life (RFC 7143 11.18)."""
+    """Ask the target for a sign of life (RFC 7143 11.18). The last question is the one that counts:
+    an older one that was never answered is forgotten."""
     connection = session.connection
-    if connection is None or not connection.full_feature:
+    if connection is None or connection.state not in _OPEN:
         return
+    for tag in [tag for tag, each in session.tasks.requests.items() if isinstance(each, Ping)]:
+        del session.tasks.requests[tag]
     ping = Ping()
     ping.initiator_task_tag = session.tasks.new_tag()
     session.tasks.requests[ping.initiator_task_tag] = ping

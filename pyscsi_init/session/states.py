@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session states of RFC 7143 8.3 for an initiator, as a table.
+"""The session states of RFC 7143 8.3.1 for an initiator, as a table.
 
 With one connection a session is what its connection makes of it: Q3 while that is in full feature
-phase, Q4 between its loss and the next login.
+phase, Q4 between its loss and the next login. At error recovery level 0 that login is a session
+reinstatement: it clears the old instance (N6) and begins a new one (N1). N4, session continuation,
+is for the levels above.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from ..errors import ProtocolError
 
 
 class SessionState(enum.Enum):
-    """RFC 7143 8.3.1. The value is a sentence for a person."""
+    """RFC 7143 8.3.3. The value is a sentence for a person."""
 
     Q1_FREE = "not logged in"
     Q3_LOGGED_IN = "logged in"
@@ -21,13 +23,13 @@ class SessionState(enum.Enum):
 
 
 class SessionTransition(enum.Enum):
-    """RFC 7143 8.3.2, initiator side."""
+    """RFC 7143 8.3.4, initiator side."""
 
     N1_LEADING_LOGIN = "the leading connection reached full feature phase"
     N3_LOGGED_OUT = "the last connection was logged out"
     N5_LOST = "the last connection failed"
-    N6_CONTINUED = "session reinstatement or continuation succeeded"
-    N4_TIMED_OUT = "recovery was given up"
+    N4_CONTINUED = "a session continuation attempt succeeded"
+    N6_CLEARED = "session reinstatement cleared the session, or recovery was given up"
 
 
 _Q = SessionState
@@ -37,13 +39,13 @@ SESSION_TRANSITIONS: dict[tuple[SessionState, SessionTransition], SessionState] 
     (_Q.Q1_FREE, _N.N1_LEADING_LOGIN): _Q.Q3_LOGGED_IN,
     (_Q.Q3_LOGGED_IN, _N.N3_LOGGED_OUT): _Q.Q1_FREE,
     (_Q.Q3_LOGGED_IN, _N.N5_LOST): _Q.Q4_FAILED,
-    (_Q.Q4_FAILED, _N.N6_CONTINUED): _Q.Q3_LOGGED_IN,
-    (_Q.Q4_FAILED, _N.N4_TIMED_OUT): _Q.Q1_FREE,
+    (_Q.Q4_FAILED, _N.N4_CONTINUED): _Q.Q3_LOGGED_IN,
+    (_Q.Q4_FAILED, _N.N6_CLEARED): _Q.Q1_FREE,
 }
 
 
 def next_session_state(state: SessionState, transition: SessionTransition) -> SessionState:
-    """The state after ``transition``; ProtocolError where RFC 7143 8.3.3 has none."""
+    """The state after ``transition``; ProtocolError where RFC 7143 8.3.1 has none."""
     try:
         return SESSION_TRANSITIONS[state, transition]
     except KeyError:

@@ -66,6 +66,7 @@ class ScsiTask:
         "initiator_task_tag",
         "lun",
         "modifies",
+        "queue_mark",
         "r2t_sn",
         "received",
         "replay",
@@ -73,6 +74,8 @@ class ScsiTask:
         "residual_overflow",
         "residual_underflow",
         "sense",
+        "silences",
+        "solicited",
         "state",
         "status",
         "timeout",
@@ -103,6 +106,7 @@ class ScsiTask:
         self.timeout = timeout
         self.context = context
         self.attempts = 0
+        self.silences = 0
         self.state = TaskState.NEW
         self.initiator_task_tag = 0xFFFFFFFF
         self.cmd_sn = 0
@@ -116,6 +120,8 @@ class ScsiTask:
         """Forget what came so far: the command starts anew."""
         self.data_sn = 0
         self.r2t_sn = 0
+        self.solicited = 0
+        self.queue_mark = 0
         self.received = 0
         self.residual_count = 0
         self.residual_overflow = False

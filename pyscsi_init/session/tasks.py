@@ -13,8 +13,19 @@ from collections.abc import Callable
 from ..errors import IscsiError, OutcomeUnknown, TaskAborted, TaskTimeout
 from .task import ManagementTask, Replay, ScsiTask, TaskState, TextTask
 
-MAX_ATTEMPTS = 4
-"""How often one command may be sent before its silence, not the network's, is the problem."""
+MAX_SILENCES = 4
+"""How often one command may go unanswered before it, not the network, is the problem."""
+
+MAX_ATTEMPTS = 64
+"""How often one command may be sent: connections that die are no fault of the command, unless it is
+what kills them. At two seconds a login this is two minutes of a network that comes and goes."""
+
+
+def may_be_sent_again(task: ScsiTask) -> bool:
+    """Doing it twice is safe, and it has not been tried too often."""
+    return (
+        task.replay is Replay.SAFE and task.silences < MAX_SILENCES and task.attempts < MAX_ATTEMPTS
+    )
 
 
 class Ping:
@@ -59,6 +70,12 @@ class TaskTable:
         """Commands and requests that the target owes an answer to."""
         return len(self.in_flight) + len(self.requests)
 
+    def put_back(self, task: ScsiTask) -> None:
+        """To the head of its queue, to be sent from the start."""
+        task.state = TaskState.QUEUED
+        task.reset_transfer()
+        (self.control if task.control else self.waiting).appendleft(task)
+
     def remove_waiting(self, task: ScsiTask) -> bool:
         """Take a task out of the queues; False if it is in none."""
         for queue in (self.waiting, self.control):
@@ -90,7 +107,7 @@ class TaskTable:
                     task,
                     TaskAborted("aborted by its caller; the connection died before the answer"),
                 )
-            elif task.replay is Replay.SAFE and task.attempts < MAX_ATTEMPTS:
+            elif may_be_sent_again(task):
                 task.state = TaskState.SUSPENDED
                 task.reset_transfer()
                 again.append(task)

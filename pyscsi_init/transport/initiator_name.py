@@ -18,6 +18,8 @@ from ..names import check_iscsi_name
 HOST_FILE = Path("/etc/iscsi/initiatorname.iscsi")
 PREFIX = "iqn.2026-11.io.pyscsi-init"
 
+_REMEDY = "give --initiator-name, or set PYSCSI_INIT_STATE_DIR to a writable directory"
+
 
 def _kept_name_path() -> Path:
     override = os.environ.get("PYSCSI_INIT_STATE_DIR")
@@ -25,7 +27,14 @@ def _kept_name_path() -> Path:
         return Path(override) / "initiatorname"
     if os.geteuid() == 0:
         return Path("/var/lib/pyscsi-init/initiatorname")
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    base = os.environ.get("XDG_STATE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".local" / "state")
+        except RuntimeError as error:  # no HOME, and no such user: a container with any uid
+            raise ConfigurationError(
+                "initiator name file", None, f"has no place ({error})", _REMEDY
+            ) from error
     return Path(base) / "pyscsi-init" / "initiatorname"
 
 
@@ -53,19 +62,22 @@ def _make(path: Path) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary.write_text(name + "\n")
+        with temporary.open("x") as file:
+            file.write(name + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         try:
             # A link fails where the file exists: of two processes that make a name, one wins.
             os.link(temporary, path)
         except FileExistsError:
-            return check_iscsi_name(path.read_text().strip())
+            kept = path.read_text(errors="replace").strip()
+            if kept:
+                return check_iscsi_name(kept)
+            temporary.replace(path)  # empty: the host died while the file was made
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            "initiator name file",
-            str(path),
-            f"cannot be written ({error.strerror})",
-            "give --initiator-name, or set PYSCSI_INIT_STATE_DIR to a writable directory",
+            "initiator name file", str(path), f"cannot be written ({error.strerror})", _REMEDY
         ) from error
     return name

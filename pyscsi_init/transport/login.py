@@ -62,7 +62,7 @@ class LoginPlan:
         """Where a redirect that is to be followed leads."""
 
     def start(self) -> None:
-        """A new login begins."""
+        """The login at a portal of ours begins."""
         self.redirects = 0
         self.target = None
 
@@ -73,7 +73,7 @@ class LoginPlan:
             self.redirects += 1
             self.target = _first_portal(error.addresses)
             if self.target is None or self.redirects > MAX_REDIRECTS:
-                return Step.GIVE_UP
+                return Step.NEXT_PORTAL
             if error.permanent and portal in self.portals:
                 self.portals[self.portals.index(portal)] = self.target
             return Step.FOLLOW
@@ -83,9 +83,10 @@ class LoginPlan:
             return Step.AGAIN_WITH_MD5
         if isinstance(error, AuthenticationFailed):
             return Step.GIVE_UP
-        if isinstance(error, (TargetAuthenticationFailed, ProtocolError)):
+        if isinstance(error, TargetAuthenticationFailed):
             return Step.GIVE_UP
-        if isinstance(error, (ConnectError, LoginError)):
+        if isinstance(error, (ConnectError, LoginError, ProtocolError)):
+            # A portal whose controller is broken must not keep us from the other one.
             return Step.NEXT_PORTAL
         return Step.GIVE_UP
 
@@ -109,9 +110,9 @@ async def log_in(session: Session, plan: LoginPlan) -> None:
     Raises:
         IscsiError: what the portal said that decided it, or all of what they said.
     """
-    plan.start()
     errors: list[IscsiError] = []
     for first in list(plan.portals):
+        plan.start()
         portal: Portal | None = first
         while portal is not None:
             outcome = await session.log_in_at(portal, plan.chap)
@@ -147,7 +148,8 @@ def combined(errors: Sequence[IscsiError]) -> IscsiError:
     if len(errors) == 1:
         return errors[0]
     # The most telling one decides the class: a portal that answered knows more than a silent one.
-    telling = next((error for error in errors if isinstance(error, LoginError)), errors[0])
+    kinds = ((LoginError,), (ProtocolError,), (IscsiError,))
+    telling = next(error for kind in kinds for error in errors if isinstance(error, kind))
     texts = "; ".join(dict.fromkeys(str(error) for error in errors))
     message = f"no portal of {len(errors)} let us in: {texts}"
     if type(telling) is ConnectError:

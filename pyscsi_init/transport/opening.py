@@ -70,11 +70,14 @@ async def open_session(
         session = Session(reactor, machine, settings)
         plan = LoginPlan(portals, chap)
         stack.push_async_callback(session.log_out)
+        # Before the login: the connection may die as soon as it is up, and who would notice?
+        keeper = Keeper(session, plan)
+        stack.callback(keeper.stop)
         with anyio.move_on_after(open_timeout) as scope:
             await log_in(session, plan)
         if scope.cancelled_caught:
             raise LoginTimeout(
                 f"no login within {open_timeout:g} s at {', '.join(map(str, portals))}"
             )
-        reactor.spawn(Keeper(session, plan).run)
+        reactor.spawn(keeper.run)
         yield session

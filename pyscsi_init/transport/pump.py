@@ -57,6 +57,7 @@ class Pump:
                 machine.receive_eof(now)
                 break
             machine.bytes_received(count, now)
+            self.flush()
             if machine.connection is None or count < len(buffer):
                 break
         self._settle()

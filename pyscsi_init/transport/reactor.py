@@ -101,12 +101,15 @@ class AsyncioReactor(Reactor):
         self._group = group
         self._readers: set[int] = set()
         self._writers: set[int] = set()
+        self._closed = False
         self.failure: BaseException | None = None
 
     def now(self) -> float:
         return self._loop.time()
 
     def _guarded(self, callback: Callback) -> None:
+        if self._closed:
+            return  # a timer that outlived the block
         try:
             self.run_callback(callback)
         except BaseException as error:
@@ -140,7 +143,8 @@ class AsyncioReactor(Reactor):
         self._group.start_soon(function)
 
     def close(self) -> None:
-        """Forget every descriptor that is left."""
+        """Forget every descriptor that is left, and call nothing any more."""
+        self._closed = True
         for fd in list(self._readers):
             self.remove_reader(fd)
         for fd in list(self._writers):

@@ -16,7 +16,13 @@ import logging
 
 import anyio
 
-from ..errors import CapacityShrunk, IdentityMismatch, IscsiError, SessionFailed
+from ..errors import (
+    CapacityShrunk,
+    ConnectionLost,
+    IdentityMismatch,
+    IscsiError,
+    SessionFailed,
+)
 from .login import LoginPlan, log_in
 from .reactor import Timer
 from .session import Session
@@ -37,6 +43,8 @@ class Keeper:
         self._wake = anyio.Event()
         self._wait = 0.0
         self._limit: Timer | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._stopped = False
         session.lost = self._lost
 
     def _lost(self, wait: float) -> None:
@@ -65,12 +73,25 @@ class Keeper:
         else:
             self._limit = session.reactor.call_at(session.reactor.now() + limit, give_up)
 
+    def stop(self) -> None:
+        """The session is to be closed: no login attempt after this, and nothing stays behind."""
+        self._stopped = True
+        self._session.lost = None
+        self._cancel_limit()
+        if self._scope is not None:
+            self._scope.cancel()
+
     async def run(self) -> None:
         """Until the session is closed or fails for good."""
+        with anyio.CancelScope() as self._scope:
+            if not self._stopped:
+                await self._keep()
+
+    async def _keep(self) -> None:
         session = self._session
         while True:
             await self._wake.wait()
-            await anyio.sleep(self._wait)
+            await self._pause(0)
             delay = FIRST_DELAY
             while session.failed is None:
                 # A loss that is told during the attempt is answered by this very loop.
@@ -83,12 +104,22 @@ class Keeper:
                     session.last_error = error
                     session.drop(str(error))
                     log.info("session with %s is not back yet: %s", session.target_name, error)
-                    await anyio.sleep(delay)
+                    await self._pause(delay)
                     delay = min(delay * 2, LONGEST_DELAY)
                 else:
                     break
             if session.failed is not None:
                 return
+
+    async def _pause(self, seconds: float) -> None:
+        # RFC 7143 7.5: what the target asked for holds, also where it asked during an attempt.
+        wait, self._wait = self._wait, 0.0
+        await anyio.sleep(max(wait, seconds))
+
+    def _cancel_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
     async def _attempt(self) -> None:
         session = self._session
@@ -96,9 +127,9 @@ class Keeper:
             await log_in(session, self._plan)
         for restorer in list(session.restorers):
             await restorer()
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
+        if not session.connected:
+            raise ConnectionLost("the session was lost again while it was restored")
+        self._cancel_limit()
         session.statistics.recoveries += 1
         log.info("session with %s is back at %s", session.target_name, session.portal)
         session.resume()

@@ -277,7 +277,7 @@ class Session:
     def _arm(self) -> None:
         deadline = self._machine.next_deadline()
         if deadline is None:
-            return
+            return  # a timer that is still there finds nothing to do
         if self._timer is not None:
             if self._timer_at <= deadline:
                 return  # it fires first and looks again: deadlines mostly move away
@@ -313,8 +313,7 @@ class Session:
             self.reactor.at_end_of_turn(self._settle)
             await self._login_over.wait()
         except BaseException:
-            machine.drop_connection("the login was cancelled", self.reactor.now())
-            self._close_pump()
+            self.drop("the login was cancelled")
             raise
         finally:
             self._login_over = None
@@ -359,4 +358,8 @@ class Session:
                 self._settle()
                 with anyio.move_on_after(2 * self.settings.logout_timeout + 1):
                     await self._closed.wait()
+            self.drop("the session was closed")
             self._close_pump()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None

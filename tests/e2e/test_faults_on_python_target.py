@@ -8,6 +8,7 @@ test_losses_on_python_target.py, logins in test_logins_on_python_target.py.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import anyio
 import pytest
@@ -221,7 +222,7 @@ async def test_reservation_conflict() -> None:
     target = make_target()
     key = 0x1234
 
-    async def reserve_out(lun: LogicalUnit, action: PersistentReserveOut, **keys: int) -> None:
+    async def reserve_out(lun: LogicalUnit, action: PersistentReserveOut, **keys: Any) -> None:
         await lun.execute(
             persistent_reserve_out(action, reservation_type=ReservationType.WRITE_EXCLUSIVE),
             data_out=ReserveOutParameters(**keys).build(),
@@ -257,6 +258,17 @@ async def test_a_rejected_command_ends_with_the_reason(reason: int) -> None:
         assert caught.value.reason == reason
         await written_and_read(lun)
         assert lun.session.statistics.losses == 0
+
+
+@pytest.mark.parametrize("reason", [0x02, 0x06])
+async def test_a_rejected_command_that_may_be_sent_again_is(reason: int) -> None:
+    """RFC 7143 11.17.1: "Can the original PDU be resent?" Yes, for these."""
+    target = make_target()
+    async with opened(target) as lun:
+        rule = target.faults.reject(reason, opcodes=WRITES, times=2)
+        with anyio.fail_after(PATIENCE):
+            await written_and_read(lun)
+        assert len(rule.caught) == 2
 
 
 async def test_a_target_failure_is_told() -> None:
@@ -332,7 +344,7 @@ async def test_write_protected_later() -> None:
     async with opened(target) as lun:
         await lun.write(0, b"x" * 512)
         target.luns[0].disk.read_only = True
-        with pytest.raises(DataProtect, match="(?i)write protected"):
+        with pytest.raises(DataProtect, match=r"(?i)write protected"):
             await lun.write(0, b"y" * 512)
         assert await lun.read(0, 512) == b"x" * 512
         target.luns[0].disk.read_only = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -23,12 +22,13 @@ from pyscsi_init.errors import (
     TaskTimeout,
 )
 from pyscsi_init.scsi import write_10
-from pyscsi_init.testing import READS, WRITES, RamDisk, Target
+from pyscsi_init.session import deadlines
+from pyscsi_init.testing import READS, WRITES, RamDisk
+from pyscsi_init.transport import recovery
 from tests.support.logs import ExpectLogs
 from tests.support.python_target import (
     MEBI,
     PATIENCE,
-    WAIT,
     RecordingDisk,
     make_target,
     opened,
@@ -42,12 +42,21 @@ ABORT_TASK, LOGICAL_UNIT_RESET = 1, 5
 IMPATIENT = Settings(
     recovery_timeout=None,
     default_time2wait=0,
+    login_timeout=0.3,
     command_timeout=0.05,
     flush_timeout=0.1,
     task_management_timeout=0.05,
     noop_interval=0.3,
     noop_timeout=0.3,
 )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outstanding commands are looked at once a second, and logins are tried with growing pauses:
+    right for a network, long for a test."""
+    monkeypatch.setattr(deadlines, "SCAN_INTERVAL", 0.02)
+    monkeypatch.setattr(recovery, "FIRST_DELAY", 0.01)
 
 
 async def written_and_read(lun: LogicalUnit) -> None:
@@ -123,8 +132,11 @@ async def test_a_write_that_was_given_up_in_time_lands_before_newer_ones() -> No
         assert [first for _, first in disk.writes] == [b"1", b"1", b"2"]
 
 
-@pytest.mark.parametrize("opcodes", [READS, WRITES, {0x35}], ids=["read", "write", "flush"])
-@pytest.mark.parametrize("carry_out", [True, False])
+@pytest.mark.parametrize(
+    ("opcodes", "carry_out"),
+    [(READS, False), (WRITES, True), (WRITES, False), ({0x35}, True)],
+    ids=["read", "write-done", "write", "flush-done"],
+)
 @pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_a_command_that_is_never_answered(opcodes: Any, carry_out: bool) -> None:
     target = make_target(RamDisk(16 * MEBI, write_cache=True))
@@ -172,43 +184,36 @@ async def test_a_silent_target_is_found_by_the_keepalive() -> None:
         await written_and_read(lun)
 
 
-def _spoil(name: str) -> Callable[[Target], None]:
-    return lambda target: setattr(target.faults, name, 1)
-
-
-@pytest.mark.parametrize("what", ["corrupt_header_digests", "corrupt_data_digests"])
-@pytest.mark.parametrize("reading", [True, False])
-async def test_a_wrong_digest_is_recovered_from(what: str, reading: bool) -> None:
-    target = make_target()
-    digests = Settings(
-        recovery_timeout=None,
-        default_time2wait=0,
-        header_digest=("CRC32C",),
-        data_digest=("CRC32C",),
-    )
-    async with opened(target, digests) as lun:
-        assert lun.session.parameters.header_digest
-        data = os.urandom(100_000)
-        await lun.write(777, data)
-        setattr(target.faults, what, 1)
-        with anyio.fail_after(PATIENCE):
-            if not reading:
-                await lun.write(200_000, data)
-            assert await lun.read(777, len(data)) == data
-            if not reading:
-                assert await lun.read(200_000, len(data)) == data
-        assert getattr(target.faults, what) == 0
-        assert lun.session.statistics.recoveries == 1
-
-
 @pytest.mark.parametrize("carry_out", [True, False])
 @pytest.mark.parametrize("opcodes", [READS, WRITES], ids=["read", "write"])
 async def test_a_command_kills_the_connection(opcodes: Any, carry_out: bool) -> None:
     target = make_target()
     async with opened(target) as lun:
-        target.faults.drop(carry_out=carry_out, opcodes=opcodes, times=3)
+        rule = target.faults.drop(carry_out=carry_out, opcodes=opcodes, times=3)
         await written_and_read(lun)
-        assert lun.session.statistics.recoveries == 3
+        # A READ may be one of the recovery's own: then that recovery starts over.
+        assert lun.session.statistics.losses == len(rule.caught) == 3
+
+
+async def test_a_network_that_comes_and_goes_is_no_error() -> None:
+    """The connection dies under one and the same write, time and again, and it is still done."""
+    target = make_target()
+    async with opened(target) as lun:
+        rule = target.faults.drop(lba=LBA, times=25)
+        with anyio.fail_after(PATIENCE):
+            await lun.write(OFFSET, b"x" * BLOCK)
+        assert len(rule.caught) == 25
+        assert await lun.read(OFFSET, BLOCK) == b"x" * BLOCK
+
+
+async def test_a_command_that_kills_every_connection_ends_at_last() -> None:
+    """The others must not wait for it for ever."""
+    target = make_target()
+    async with opened(target) as lun:
+        target.faults.drop(lba=LBA, times=1000)
+        with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeout, match="64 attempts"):
+            await lun.write(OFFSET, b"x" * BLOCK)
+        await written_and_read(lun)
 
 
 async def test_a_raw_command_is_not_repeated() -> None:
@@ -224,7 +229,14 @@ async def test_a_raw_command_is_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("event", "parameters"),
-    [(1, (0, 0, 1)), (1, (0, 0, 0)), (2, (0, 0, 0)), (3, (0, 0, 0)), (4, (0, 0, 3)), (255, (0, 0, 0))],
+    [
+        (1, (0, 0, 1)),
+        (1, (0, 0, 0)),
+        (2, (0, 0, 0)),
+        (3, (0, 0, 0)),
+        (4, (0, 0, 3)),
+        (255, (0, 0, 0)),
+    ],
     ids=["logout", "logout-now", "drop-connection", "drop-session", "negotiate", "vendor"],
 )
 async def test_asynchronous_messages(event: int, parameters: tuple[int, int, int]) -> None:
@@ -265,11 +277,11 @@ async def test_logins_refused_for_a_while() -> None:
     target = make_target()
     async with opened(target) as lun:
         await lun.write(OFFSET, b"before" * 85 + b"be")
-        target.faults.refuse_logins = [(3, 1), (3, 0), (3, 2)]
+        target.faults.refuse_logins = [(3, 1), (3, 2)]
         target.drop_connections()
         await written_and_read(lun)
         assert target.faults.refuse_logins == []
-        assert lun.session.statistics.login_failures == 3
+        assert lun.session.statistics.login_failures == 2
         assert (await lun.read(OFFSET, 6)) == b"before"
 
 
@@ -316,25 +328,29 @@ async def test_a_loss_under_load_with_many_cuts() -> None:
     async with opened(target) as lun:
         model: dict[int, bytes] = {}
         choice = random.Random(7)
+        done = 0
+        stop = False
 
         async def writer(number: int) -> None:
-            for turn in range(12):
-                block = turn * 16 + number
+            nonlocal done
+            while not stop:
+                block = choice.randrange(20) * 16 + number
                 data = bytes([choice.randrange(256)]) * 3000
                 await lun.write(block * 3000, data)
                 model[block] = data
                 back = choice.choice([b for b in model if b % 16 == number])
                 assert await lun.read(back * 3000, 3000) == model[back]
+                done += 1
 
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as group:
-                for number in range(16):
-                    group.start_soon(writer, number)
-                for _ in range(8):
-                    done = len(model)
-                    await until(lambda done=done: len(model) >= done + 12)  # type: ignore[misc]
-                    target.drop_connections()
-        assert lun.session.statistics.recoveries == 8
+        async with anyio.create_task_group() as group:
+            for number in range(16):
+                group.start_soon(writer, number)
+            for _ in range(8):
+                before = done
+                await until(lambda before=before: done >= before + 20)  # type: ignore[misc]
+                target.drop_connections()
+            stop = True
+        assert lun.session.statistics.losses == 8
         disk = target.luns[0].disk
         for block, data in model.items():
             assert disk.read(block * 3000, 3000) == data

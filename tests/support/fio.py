@@ -114,6 +114,7 @@ def fio_verify(
         "--verify=crc32c",
         "--verify_fatal=1",
         "--do_verify=1",
+        "--verify_state_save=0",
         "--allow_file_create=0",
         *extra,
         timeout=timeout,

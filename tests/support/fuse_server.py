@@ -190,6 +190,7 @@ class FuseServer:
         }
         self._fd = -1
         self.process: subprocess.Popen[bytes]
+        self.connection: int
 
     def __enter__(self) -> FuseServer:
         if self._predecessor is not None:
@@ -216,10 +217,10 @@ class FuseServer:
                 cwd=Path(__file__).resolve().parent.parent.parent,
                 env=processes.environment(),
             )
+            assert self._line() == "serving"
         except BaseException:
-            os.close(fd)
+            self._give_up()
             raise
-        assert self._line() == "serving"
         return self
 
     def remember_init(self) -> None:
@@ -230,6 +231,16 @@ class FuseServer:
         """SIGKILL. The descriptor is still open here, so the connection lives on."""
         processes.end(self.process.pid)
         self.process.wait()
+
+    def _give_up(self) -> None:
+        os.close(self._fd)
+        if self._predecessor is None:
+            self.unmount()
+        process = getattr(self, "process", None)
+        if process is not None:
+            process.stdin.close()
+            process.stdout.close()
+            self.kill()
 
     def __exit__(self, *exc_info: object) -> None:
         try:

@@ -20,6 +20,10 @@ SESSION_VARIABLE = "PYSCSI_INIT_TEST_SESSION"
 def mark_session() -> str:
     """Put this test run's mark into the environment that children inherit, and return it."""
     mark = os.environ.get(SESSION_VARIABLE) or uuid.uuid4().hex
+    # Several test processes that share one run must not hold each other's children for their own.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and not mark.endswith(worker):
+        mark += worker
     os.environ[SESSION_VARIABLE] = mark
     return mark
 

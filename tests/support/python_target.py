@@ -73,7 +73,7 @@ async def opened(
 async def until(condition: Callable[[], object]) -> None:
     """Return when it holds; fail where it does not come to hold."""
     with anyio.fail_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (any condition, nobody tells when it changes)
             await anyio.sleep(0.005)
 
 

@@ -7,10 +7,12 @@ device, no FUSE connection, no session, no process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,6 +22,7 @@ from fusefs.cli.demo.scenario import Scenario
 from fusefs.cli.demo.servers import SERVERS
 from fusefs.cli.demo.story import DemoFailed, Story
 from fusefs.cli.options import common_options
+from fusefs.cli.signals import deferred
 from fusefs.errors import NotAllowed
 from fusefs.host import Capabilities, LinuxHost
 from fusefs.volume.paths import RUN_DIR_VARIABLE, STATE_DIR_VARIABLE
@@ -27,6 +30,7 @@ from fusefs.volume.paths import RUN_DIR_VARIABLE, STATE_DIR_VARIABLE
 GRACE_SECONDS = 5.0
 """For helpers of a container engine that end a moment after it."""
 
+PREFIX = "pyscsi-init-demo-"
 CONTAINERS = ("auto", "docker", "namespaces")
 PROGRAMS = {
     "mkfs.ext4": "e2fsprogs",
@@ -66,42 +70,61 @@ def demo(target: str, containers: str) -> int:
     host = LinuxHost()
     _check(host.capabilities())
     story = Story()
-    directory = Path(tempfile.mkdtemp(prefix="pyscsi-init-demo-")).resolve()
-    # Workers inherit these, and are known by them if one should stay behind.
+    scenario: Scenario | None = None
+    failure: BaseException | None = None
+    try:
+        with deferred():
+            directory = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+            scenario = Scenario(story, host, directory, target=target, containers=containers)
+        with _own_environment(directory):
+            runner.run(scenario.run)
+    except BaseException as error:
+        if scenario is None:
+            raise
+        failure = error
+    with deferred():
+        left = _left(host, scenario)
+        for problem in scenario.problems:
+            output.warn(f"on the way back: {problem}")
+        for thing in left:
+            output.warn(f"left behind: {thing}")
+        if not left:
+            for each in scenario.directories:
+                if each.exists():
+                    shutil.rmtree(each)
+    if failure is not None:
+        raise failure
+    if left:
+        raise DemoFailed(f"{len(left)} things were left behind; see {directory}")
+    if scenario.problems:
+        raise DemoFailed("nothing is left, but the way back was not as it must be")
+    story.say("nothing is left: no mount, loop device, FUSE connection, session or process")
+    output.write(f"demo: ok ({story.elapsed:.1f} s)\n")
+    return 0
+
+
+@contextlib.contextmanager
+def _own_environment(directory: Path) -> Iterator[None]:
+    """Workers inherit these, and are known by them if one should stay behind."""
     ours = {RUN_DIR_VARIABLE: str(directory / "run"), STATE_DIR_VARIABLE: str(directory / "state")}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
-    scenario = Scenario(story, host, directory, target=target, containers=containers)
-    failure: BaseException | None = None
     try:
-        runner.run(scenario.run)
-    except BaseException as error:
-        failure = error
+        yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    problems = scenario.problems + _left(host, directory, scenario.fuse_connections)
-    if not problems:
-        shutil.rmtree(directory)
-    for problem in problems:
-        output.warn(f"left behind: {problem}")
-    if failure is not None:
-        raise failure
-    if problems:
-        raise DemoFailed(f"the way back was not clean ({len(problems)} problems); see {directory}")
-    story.say("nothing is left: no mount, loop device, FUSE connection, session or process")
-    output.write(f"demo: ok ({story.elapsed:.1f} s)\n")
-    return 0
 
 
-def _left(host: LinuxHost, directory: Path, connections: set[int]) -> list[str]:
+def _left(host: LinuxHost, scenario: Scenario) -> list[str]:
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
-        found = leftovers.of_directory(host, directory)
-        found += leftovers.fuse_connections(host, connections)
+        found = leftovers.fuse_connections(host, scenario.fuse_connections)
+        for directory in scenario.directories:
+            found += leftovers.of_directory(host, directory)
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.05)

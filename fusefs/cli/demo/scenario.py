@@ -14,9 +14,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-from fusefs.cli.demo.engines import MOUNT_POINT, Engine, Running, candidates
+from fusefs.cli.demo.containers import MOUNT_POINT, Engine, Running
+from fusefs.cli.demo.docker import short_directory
+from fusefs.cli.demo.engines import candidates
 from fusefs.cli.demo.servers import SERVERS, TARGET_NAME, Server
 from fusefs.cli.demo.story import DemoFailed, Story, require
 from fusefs.errors import NotAllowed, VolumeError
@@ -34,6 +37,8 @@ XFS_BYTES = 320 << 20
 GREETING = "This file was on the LUN before it was mounted."
 DATA_BYTES = 8 << 20
 CLEANUP_SECONDS = 90.0
+ON_DISCONNECT = "fail-after:5"
+"""Should the target of the demo die, nothing may wait for it for ever."""
 
 READ_IT = f"""
 cat {MOUNT_POINT}/README
@@ -71,6 +76,8 @@ class Scenario:
         self._server: Server = SERVERS[target](directory, self._images)
         self._choice = containers
         self._manager = VolumeManager(host, directory / "run", directory / "state")
+        self.directories = list(dict.fromkeys((directory, short_directory(directory))))
+        """Everything that was made lies in these."""
         self.problems: list[str] = []
         """What went wrong while everything was given back."""
         self.fuse_connections: set[int] = set()
@@ -93,6 +100,7 @@ class Scenario:
             await self._new_session(engine, first, digest)
             with self._story.step("give everything back, in reverse order"):
                 await undo.aclose()
+                await anyio.lowlevel.checkpoint()  # a signal meanwhile is heard here
 
     # -- giving back ------------------------------------------------------------------------------
 
@@ -157,7 +165,12 @@ class Scenario:
         with self._story.step(f"mount LUN {self._server.luns[index]} {what}"):
             directory = self._directory / name
             directory.mkdir(exist_ok=True)
-            values = {"name": name, "url": self._server.url(index), **options}
+            values = {
+                "name": name,
+                "url": self._server.url(index),
+                "on_disconnect": ON_DISCONNECT,
+                **options,
+            }
             volume = await self._manager.mount(
                 VolumeSpec.from_json(values), directory, progress=self._story.say
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real mounts over a RAM device: the block file as the kernel, a loop device and fio see it.
+"""Real mounts over a RAM device: the block file as the kernel sees it.
 
 Both channels pass the same tests; where pyfuse3 cannot (fallocate, taking over a connection), the
 test says so by name.
@@ -7,114 +7,30 @@ test says so by name.
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import mmap
 import os
 import random
-import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fusefs.host import LinuxHost
-from tests.support.fio import fio_verify
-from tests.support.fuse_server import FuseServer, loop_device
-from tests.support.requirements import require, require_module
+from tests.support.fuse_server import loop_device
+from tests.support.mounted_file import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    SIZE,
+    ZERO_RANGE,
+    Serve,
+    errno_of,
+    fallocate,
+    opened,
+    threads_on,
+)
+from tests.support.requirements import require
 
 pytestmark = pytest.mark.root
-
-NATIVE = [("native", "asyncio"), ("native", "trio"), ("native", "uvloop")]
-ALL = [*NATIVE, ("pyfuse3", "trio")]
-SIZE = 32 << 20
-
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
-
-Serve = Callable[..., FuseServer]
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(params=ALL, ids="-".join)
-def any_channel(
-    request: pytest.FixtureRequest, serving: contextlib.ExitStack, tmp_path: Path
-) -> Serve:
-    """Serve over each channel and loop in turn; the arguments are FuseServer's."""
-    kind, loop = request.param
-    for module in {kind, loop} & {"pyfuse3", "uvloop"}:
-        require_module(module)
-
-    def serve(**options: Any) -> FuseServer:
-        return serving.enter_context(
-            FuseServer(tmp_path, kind=kind, loop=loop, **{"size": SIZE, **options})
-        )
-
-    return serve
-
-
-@pytest.fixture
-def native(serving: contextlib.ExitStack, tmp_path: Path) -> Serve:
-    """Serve over the native channel on asyncio."""
-
-    def serve(**options: Any) -> FuseServer:
-        return serving.enter_context(FuseServer(tmp_path, **{"size": SIZE, **options}))
-
-    return serve
-
-
-@contextlib.contextmanager
-def opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        with contextlib.suppress(OSError):  # the first close over libfuse asks even an aborted one
-            os.close(fd)
-
-
-def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
-    """fallocate(2), which the standard library has only without a mode. Returns the errno."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
-    return ctypes.get_errno() if done else 0
-
-
-@contextlib.contextmanager
-def threads_on(server: FuseServer, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that may wait in the mount: when the test fails, the connection is aborted so that
-    they, and with them the test run, come back."""
-    with ThreadPoolExecutor(count) as threads:
-        try:
-            yield threads
-        except BaseException:
-            server.host.fuse_abort(server.connection)
-            raise
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what another process is about to do."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
-
-
-def errno_of(call: Callable[[], object]) -> int:
-    try:
-        call()
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 # -- the file -----------------------------------------------------------------------------------
@@ -210,8 +126,6 @@ def test_dd_moves_a_megabyte_in_one_request(native: Serve) -> None:
     )
     assert server.call("log") == [["WRITE", index << 20, 1 << 20] for index in range(4)]
     with opened(server.path, os.O_RDONLY | os.O_DIRECT) as fd:
-        import mmap
-
         page = mmap.mmap(-1, 1 << 20)
         assert os.preadv(fd, [page], 1 << 20) == 1 << 20
         assert page[:64].hex() == server.call("peek", 1 << 20, 64)
@@ -246,8 +160,6 @@ def test_an_error_of_fsync_is_told_each_time(any_channel: Serve) -> None:
 )
 def test_a_file_opened_for_sync_is_durable(any_channel: Serve, flags: int, durable: bool) -> None:
     """Either the write says so itself (FUA) or the kernel sends a flush after it."""
-    import mmap
-
     server = any_channel(fault=True)
     server.call("watch_fua")
     with opened(server.path, os.O_RDWR | flags) as fd:
@@ -328,199 +240,3 @@ def test_a_bad_sector_is_an_error_of_its_reader_only(any_channel: Serve) -> None
         assert errno_of(lambda: os.pread(fd, 100, 5000)) == errno.ENODATA
         assert os.pread(fd, 100, 0) == bytes(100)
     assert server.call("statistics")["errors"] == 1
-
-
-# -- a loop device on it ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bs", ["4k", "64k", "1M"])
-def test_fio_verifies_a_loop_device(any_channel: Serve, bs: str) -> None:
-    server = any_channel()
-    with loop_device(server.path) as loop:
-        fio_verify(loop, size=SIZE // 2, bs=bs, loops=2, iodepth=32)
-        statistics = server.call("statistics")
-        assert statistics["bytes_written"] >= SIZE
-        assert statistics["errors"] == statistics["in_flight"] == 0
-
-
-def test_fio_verifies_sizes_side_by_side(native: Serve) -> None:
-    server = native(size=48 << 20, block_size=4096, limits={"max_transfer_bytes": 5 * 4096})
-    with loop_device(server.path, block_size=4096) as loop, ThreadPoolExecutor(3) as threads:
-        runs = [
-            threads.submit(fio_verify, loop, size=16 << 20, offset=index << 24, bs=bs, loops=2)
-            for index, bs in enumerate(("4k", "128k", "1M"))
-        ]
-        for run in runs:
-            run.result()
-
-
-def test_a_stale_block_would_be_found(native: Serve) -> None:
-    """The proof that the verifying tests above can fail."""
-    server = native()
-    with loop_device(server.path) as loop:
-        fio_verify(loop, size=1 << 20, bs="4k")
-        with opened(server.path) as fd:
-            os.pwrite(fd, os.pread(fd, 4096, 0), 8192)
-        checked = subprocess.run(
-            [
-                require("fio"),
-                "--name=verify",
-                f"--filename={loop}",
-                "--rw=randread",
-                "--bs=4k",
-                "--size=1M",
-                "--direct=1",
-                "--verify=crc32c",
-                "--verify_only",
-            ],
-            capture_output=True,
-            check=False,
-        )
-        assert checked.returncode != 0
-
-
-def test_many_requests_are_in_flight_at_once(native: Serve) -> None:
-    """The kernel's default of 12 background requests would be seen here."""
-    server = native(fault=True)
-    with loop_device(server.path) as loop:
-        server.call("hold", "READ")
-        process = subprocess.Popen(
-            [
-                require("fio"),
-                "--name=deep",
-                f"--filename={loop}",
-                "--rw=randread",
-                "--bs=4k",
-                "--size=4M",
-                "--iodepth=100",
-                "--ioengine=libaio",
-                "--direct=1",
-                "--norandommap",
-                "--number_ios=200",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            eventually(lambda: server.call("held") >= 90)
-        finally:
-            while process.poll() is None:
-                server.call("release", "lifo")
-                time.sleep(0.005)
-        assert process.returncode == 0
-        assert server.call("statistics")["max_in_flight"] >= 90
-
-
-def test_growth_is_seen_by_stat_and_by_the_loop_device(any_channel: Serve) -> None:
-    server = any_channel()
-    host = LinuxHost()
-    device = host.loop_attach(str(server.path), block_size=512)
-    try:
-        assert os.stat(server.path).st_size == SIZE
-        server.call("resize", 2 * SIZE)
-        eventually(lambda: os.stat(server.path).st_size == 2 * SIZE)
-        assert host.loop_set_capacity(device).size_bytes == 2 * SIZE
-        with opened(Path(device.path)) as fd:
-            os.pwrite(fd, b"\7" * 512, 2 * SIZE - 512)
-            os.fsync(fd)
-        assert server.call("peek", 2 * SIZE - 512, 512) == "07" * 512
-    finally:
-        host.loop_detach(device)
-
-
-def test_a_file_system_on_it(native: Serve, tmp_path: Path) -> None:
-    server = native(size=64 << 20, block_size=4096)
-    target = tmp_path / "fs"
-    target.mkdir()
-    content = random.Random(1).randbytes(8 << 20)
-    with loop_device(server.path, block_size=4096) as loop:
-        run = {"check": True, "capture_output": True}
-        subprocess.run([require("mkfs.ext4"), "-q", loop], **run)  # type: ignore[call-overload]
-        for attempt in range(2):
-            subprocess.run([require("mount"), loop, target], **run)  # type: ignore[call-overload]
-            try:
-                if attempt == 0:
-                    (target / "file").write_bytes(content)
-                assert (target / "file").read_bytes() == content
-                subprocess.run([require("fstrim", "util-linux"), target], **run)  # type: ignore[call-overload]
-            finally:
-                subprocess.run([require("umount", "mount"), target], **run)  # type: ignore[call-overload]
-        subprocess.run([require("fsck.ext4"), "-fn", loop], **run)  # type: ignore[call-overload]
-    assert server.call("statistics")["flushes"] > 0
-    assert server.call("statistics")["discards"] > 0
-
-
-# -- life ---------------------------------------------------------------------------------------
-
-
-def test_unmount_ends_the_channel(any_channel: Serve) -> None:
-    server = any_channel()
-    os.stat(server.path)
-    server.unmount()
-    assert server.process.stdout is not None
-    assert server.process.stdout.readline() == b'{"closed": true}\n'
-
-
-def test_abort_ends_the_channel_and_its_requests(any_channel: Serve) -> None:
-    server = any_channel(fault=True)
-    server.call("hold", "READ")
-    with opened(server.path) as fd, threads_on(server, 1) as threads:
-        job = threads.submit(errno_of, lambda: os.pread(fd, 4096, 0))
-        eventually(lambda: server.call("held") == 1)
-        assert server.host.fuse_abort(server.connection)
-        assert job.result(10) in (errno.ECONNABORTED, errno.ENOTCONN)
-        server.call("release", "fifo")
-        assert server.process.stdout is not None
-        assert server.process.stdout.readline() == b'{"closed": true}\n'
-
-
-def test_close_does_not_wait_for_a_server_that_is_away(native: Serve) -> None:
-    """fork, exec and exit close inherited descriptors of the file; none of them may hang in it."""
-    server = native()
-    fd = os.open(server.path, os.O_RDWR)
-    other = os.dup(fd)
-    os.close(other)
-    server.kill()
-    os.close(fd)
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_a_successor_answers_what_a_killed_server_left(
-    native: Serve, serving: contextlib.ExitStack, tmp_path: Path, loop: str
-) -> None:
-    first = native(loop=loop, fault=True)
-    with opened(first.path) as fd, threads_on(first, 4) as threads:
-        assert os.pread(fd, 10, 0) == bytes(10)
-        first.remember_init()
-        first.call("hold", "WRITE")
-        jobs = [threads.submit(os.pwrite, fd, b"\5" * 4096, index * 4096) for index in range(4)]
-        eventually(lambda: first.call("held") == 4)
-        first.kill()
-        successor = serving.enter_context(
-            FuseServer(tmp_path, loop=loop, size=SIZE, successor_of=first)
-        )
-        successor.call("resend")
-        assert [job.result(10) for job in jobs] == [4096] * 4
-        assert os.pread(fd, 4 * 4096, 0) == b"\5" * 4 * 4096
-
-
-def test_stop_leaves_the_mount_to_a_successor(
-    native: Serve, serving: contextlib.ExitStack, tmp_path: Path
-) -> None:
-    first = native()
-    with opened(first.path) as fd, threads_on(first, 1) as threads:
-        os.pread(fd, 10, 0)
-        first.remember_init()
-        first.call("stop")
-        assert first.process.wait(10) == 0
-        job = threads.submit(os.pread, fd, 10, 0)
-        serving.enter_context(FuseServer(tmp_path, size=SIZE, successor_of=first))
-        assert job.result(10) == bytes(10)
-
-
-def test_no_descriptor_or_directory_is_left(any_channel: Serve, tmp_path: Path) -> None:
-    server = any_channel()
-    os.stat(server.path)
-    server.unmount()
-    assert not os.path.ismount(server.mountpoint)
-    shutil.rmtree(server.mountpoint)

@@ -80,7 +80,7 @@ class Kernel:
         return self.ask(Opcode.WRITE, payload)
 
     def answers(self) -> list[tuple[int, int, bytes]]:
-        found = []
+        found: list[tuple[int, int, bytes]] = []
         while True:
             try:
                 answer = self.socket.recv(2 << 20)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -142,8 +143,8 @@ async def test_force_stops_it_in_any_case(tmp_path: Path, channel: str) -> None:
                 await in_thread(os.pread, descriptor, 4, 0)
             assert failed.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
         finally:
-            # Closing asks the server too, and it is gone.
-            with pytest.raises(OSError, match="not connected"):
+            # On one of the channels closing asks the server too, and it is gone.
+            with contextlib.suppress(OSError):
                 await in_thread(os.close, descriptor)
 
 

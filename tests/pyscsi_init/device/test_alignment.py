@@ -214,6 +214,21 @@ def test_cancel_while_reading_while_waiting_and_while_bouncing() -> None:
     assert send(device, Operation.WRITE, 10, 5)[0].error is None
 
 
+def test_cancel_of_a_waiting_one_inside_a_completion() -> None:
+    device, fault = stack()
+    fault.hold(Match(operations=frozenset({Operation.READ}), times=1))
+    first = send(device, Operation.WRITE, 10, 5)[0]
+    second = send(device, Operation.WRITE, 1000, 5)[0]
+    third, third_done = send(device, Operation.WRITE, 20, 5)
+    assert second.error is None
+    first.completion = lambda _: device.cancel(third)
+    wrapped, wrapped_done = send(device, Operation.WRITE, 30, 5)
+    fault.release()
+    assert third_done == [third]
+    assert wrapped_done == [wrapped]
+    assert send(device, Operation.WRITE, 10, 5)[1]
+
+
 def test_cancel_after_the_edges_were_read_writes_nothing() -> None:
     device, fault = stack()
     fault.hold(READS, completions=True)

@@ -276,7 +276,7 @@ class BlankNotFormatted(ContentError):
             device,
             message or f"{device} holds no filesystem",
             remedy=remedy
-            or "attach it with --format-if-blank to make one, or check that this is the right LUN",
+            or "mount it with --format-if-blank to make one, or check that this is the right LUN",
         )
 
 
@@ -287,7 +287,7 @@ class UnformattedReadOnly(BlankNotFormatted):
         super().__init__(
             device,
             message=f"{device} holds no filesystem and the volume is read-only",
-            remedy="attach it read-write once with --format-if-blank, or check that this is the "
+            remedy="mount it read-write once with --format-if-blank, or check that this is the "
             "right LUN",
         )
 
@@ -340,7 +340,7 @@ class NoSuchVolume(VolumeError):
         self.name = name
         super().__init__(
             f"there is no volume {name!r} on this node",
-            remedy="`pyscsi-init list` shows the volumes",
+            remedy="`pyscsi-init status` lists the volumes",
         )
 
 
@@ -350,6 +350,11 @@ class AlreadyAttached(VolumeError):
     def __init__(self, name: str, *, other: str) -> None:
         self.name = name
         self.other = other
+        if name == other:
+            super().__init__(
+                f"volume {name!r} is attached already", remedy="use it, or detach it first"
+            )
+            return
         super().__init__(
             f"the logical unit of volume {name!r} is attached here as volume {other!r}, and one "
             "filesystem mounted twice is destroyed",

@@ -66,7 +66,7 @@ class VolumeSpec:
     iscsi:// URL with target and LUN, without a password. ``fstype`` empty means: what is found on
     the LUN, and ext4 where it is made. ``settings`` are overrides by name for
     :class:`pyscsi_init.settings.Settings`. ``on_disconnect`` is what I/O does while the target is
-    away after a successful attach: ``wait`` (for ever), ``fail-fast``, or ``fail-after:SECONDS``.
+    away after a successful attach: ``wait`` (for ever), ``fail-fast``, or ``fail-after=SECONDS``.
     """
 
     name: str = ""
@@ -227,7 +227,7 @@ def _recovery_timeout(on_disconnect: str) -> float | None:
         return None
     if on_disconnect == "fail-fast":
         return 0.0
-    kind, _, seconds = on_disconnect.partition(":")
+    kind, _, seconds = on_disconnect.partition("=")
     if kind == "fail-after":
         try:
             value = float(seconds)
@@ -239,5 +239,5 @@ def _recovery_timeout(on_disconnect: str) -> float | None:
         "on_disconnect",
         on_disconnect,
         "is not known",
-        remedy="one of wait, fail-fast, fail-after:SECONDS",
+        remedy="one of wait, fail-fast, fail-after=SECONDS",
     )

@@ -143,6 +143,10 @@ def settings_from_mapping(values: Mapping[str, Any], base: Settings | None = Non
                 "setting", key, "is not known", f"known are {', '.join(sorted(_FIELDS))}"
             )
         changes[name] = _convert(name, value)
+    burst = changes.get("max_burst_length")
+    if isinstance(burst, int) and "first_burst_length" not in changes:
+        # Who lowers the one and says nothing of the other means both (RFC 7143 13.14).
+        changes["first_burst_length"] = min(burst, (base or Settings()).first_burst_length)
     return replace(base or Settings(), **changes)
 
 

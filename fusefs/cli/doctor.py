@@ -14,7 +14,6 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import click
 
@@ -28,7 +27,7 @@ from fusefs.volume.manager import VolumeManager
 from fusefs.volume.paths import Directories
 from fusefs.volume.status import VolumeStatus
 from pyscsi_init.errors import ConfigurationError
-from pyscsi_init.transport.initiator_name import HOST_FILE
+from pyscsi_init.transport import find_initiator_name
 
 OK, LESS, MISSING = "ok", "less", "missing"
 
@@ -129,20 +128,13 @@ def _crc32c() -> Finding:
 
 def _initiator_name() -> Finding:
     # Looked up without being made: doctor changes nothing.
-    from pyscsi_init.transport import initiator_name
-
-    kept = initiator_name._kept_name_path()
-    source = next((path for path in (HOST_FILE, kept) if _is_readable(path)), None)
-    if source is None:
-        return Finding("initiator name", OK, f"none yet: one will be made and kept in {kept}")
     try:
-        return Finding("initiator name", OK, f"{initiator_name.host_initiator_name()} ({source})")
+        name, source = find_initiator_name()
     except ConfigurationError as error:
-        return Finding("initiator name", LESS, str(error), f"correct {source}")
-
-
-def _is_readable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.R_OK)
+        return Finding("initiator name", LESS, str(error), "correct the file")
+    if not name:
+        return Finding("initiator name", OK, f"none yet: one will be made and kept in {source}")
+    return Finding("initiator name", OK, f"{name} ({source})")
 
 
 def _filesystems(can: Capabilities) -> Iterator[Finding]:

@@ -189,7 +189,7 @@ def info(invocation: Invocation, url: str, login: LoginOptions) -> None:
                         "product": unit.inquiry.product,
                         "revision": unit.inquiry.revision,
                         "type": unit.inquiry.device_type_text,
-                        "contents": list(next(iter(unit.unit.witness.acceptable), ())),
+                        "contents": list(unit.identity.witnesses),
                     },
                     "capacity": {
                         "size_bytes": unit.size_bytes,

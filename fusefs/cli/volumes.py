@@ -47,7 +47,7 @@ def _on_disconnect(
     kind, _, seconds = text.partition("=")
     try:
         if kind == "fail-after" and 0 < float(seconds) <= LONGEST_WAIT_S:
-            return f"fail-after:{seconds}"
+            return f"fail-after={seconds}"
     except ValueError:
         pass
     raise ConfigurationError(

@@ -147,7 +147,7 @@ class BlockFile:
         if mode == PUNCH_HOLE | KEEP_SIZE and device.can_discard and device.discard_zeroes:
             end = min(end, device.size_bytes)
             return self._hole(offset, end) if offset < end else []
-        elif mode & ~KEEP_SIZE == ZERO_RANGE and device.can_write_zeroes:
+        if mode & ~KEEP_SIZE == ZERO_RANGE and device.can_write_zeroes:
             if end > device.size_bytes and not mode & KEEP_SIZE:
                 raise OSError(errno.ENOSPC, "the device ends before the range")
             end = min(end, device.size_bytes)

@@ -41,6 +41,11 @@ _TRANSFERS = frozenset({Opcode.READ_10, Opcode.READ_16, Opcode.WRITE_10, Opcode.
 _FLUSHES = frozenset({Opcode.SYNCHRONIZE_CACHE_10, Opcode.SYNCHRONIZE_CACHE_16})
 
 
+_REPEATED = REPEATABLE | {Action.RESERVATIONS_LOST}
+"""Who holds no reservation loses none: the command was not executed and may be sent again. It meets
+RESERVATION CONFLICT if the unit is reserved for others now."""
+
+
 class ScsiBlockDevice(BlockDevice):
     """One LUN of one session. Takes whole blocks, within ``limits``."""
 
@@ -67,7 +72,7 @@ class ScsiBlockDevice(BlockDevice):
         self.read_only = read_only or facts.write_protected
         self.can_discard = self.commands.can_discard and not self.read_only
         self.can_write_zeroes = not self.read_only
-        self.discard_zeroes = capacity.unmapped_reads_zero
+        self.discard_zeroes = self.commands.discard_zeroes
         self.limits = self.commands.limits
         self._tasks: dict[BlockRequest, ScsiTask | None] = {}
         self._retries: dict[BlockRequest, tuple[int, int]] = {}
@@ -242,7 +247,7 @@ class ScsiBlockDevice(BlockDevice):
             self._deferred = scsi_error(status, task.sense, "an earlier command")
             log.error("%s: %s", self.what, self._deferred)
         self.watch.heard(action)
-        if action not in REPEATABLE or retries >= MAX_RETRIES:
+        if action not in _REPEATED or retries >= MAX_RETRIES:
             error = scsi_error(status, task.sense, what)
             operation = Operation.FLUSH if task.cdb[0] in _FLUSHES else request.operation
             if not self.commands.learn(operation, sense):
@@ -251,9 +256,14 @@ class ScsiBlockDevice(BlockDevice):
             # The unit does not know this command: another one does the same.
             self.limits = self.commands.limits
             self.can_discard = self.commands.can_discard and not self.read_only
+            promised, self.discard_zeroes = self.discard_zeroes, self.commands.discard_zeroes
             if operation is Operation.FLUSH:
                 self._finish(request, self._lost_earlier())
-            elif operation is Operation.DISCARD and not self.commands.takes_discard(request):
+            elif operation is Operation.DISCARD and (
+                not self.commands.takes_discard(request)
+                # Whoever asked may rely on zeros, and the command that is left does not promise.
+                or (promised and not self.discard_zeroes)
+            ):
                 self._finish(request, error)
             else:
                 self._send(request)

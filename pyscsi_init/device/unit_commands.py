@@ -7,6 +7,8 @@ that it does not know is replaced by another that does the same. Pure: builds CD
 
 from __future__ import annotations
 
+import enum
+
 from ..scsi import (
     Sense,
     read_10,
@@ -42,6 +44,14 @@ _INVALID_LIST = 0x26
 Transfer = tuple[bytes, memoryview | None, memoryview | None]
 
 
+class Discard(enum.Enum):
+    """The commands that unmap blocks, in the order in which they are preferred."""
+
+    WRITE_SAME_16 = enum.auto()
+    UNMAP = enum.auto()
+    WRITE_SAME_10 = enum.auto()
+
+
 class UnitCommands:
     """The commands of one unit."""
 
@@ -54,11 +64,18 @@ class UnitCommands:
         self._write_same_16 = self._write_same_10 = True
         provisioning = facts.provisioning
         thin = facts.capacity.provisioned
-        self._unmap = thin and provisioning is not None and provisioning.lbpu
-        self._unmap_same_16 = thin and provisioning is not None and provisioning.lbpws
-        self._unmap_same_10 = thin and provisioning is not None and provisioning.lbpws10
-        # Ten bytes count 65535 blocks and reach the first 2**32 of them.
-        self._unmap_same_10 = self._unmap_same_10 and facts.capacity.blocks <= _LAST_32
+        self._unmapped_reads_zero = facts.capacity.unmapped_reads_zero
+        known = provisioning if thin else None
+        discards = {
+            Discard.WRITE_SAME_16: known is not None and known.lbpws,
+            Discard.UNMAP: known is not None and known.lbpu,
+            # Ten bytes count 65535 blocks and reach the first 2**32 of them.
+            Discard.WRITE_SAME_10: known is not None
+            and known.lbpws10
+            and facts.capacity.blocks <= _LAST_32,
+        }
+        self._discards = [command for command, has in discards.items() if has]
+        """The unit's commands for it, the best first."""
         self._zero_block = memoryview(bytes(self._size))
         self._block_limits = facts.block_limits
 
@@ -80,7 +97,8 @@ class UnitCommands:
                 max_discard_bytes=self._most_discarded(LARGEST_DISCARD),
                 max_write_zeroes_bytes=transfer,
             )
-        most = b0.maximum_unmap_lba_count if self._unmap else b0.maximum_write_same_length
+        by_unmap = self._discards[:1] == [Discard.UNMAP]
+        most = b0.maximum_unmap_lba_count if by_unmap else b0.maximum_write_same_length
         discard = self._most_discarded(most * size or LARGEST_DISCARD)
         granularity = max(b0.optimal_unmap_granularity, 1) * size
         zeroes = (b0.maximum_write_same_length * size) or transfer
@@ -95,7 +113,7 @@ class UnitCommands:
         )
 
     def _most_discarded(self, most: int) -> int:
-        if not self._unmap and not self._unmap_same_16:
+        if self._discards[:1] == [Discard.WRITE_SAME_10]:
             most = min(most, _MOST_BLOCKS_10 * self._size)
         return min(most, LARGEST_DISCARD)
 
@@ -104,7 +122,19 @@ class UnitCommands:
     @property
     def can_discard(self) -> bool:
         """The unit is thin and knows a command for it."""
-        return self._unmap or self._unmap_same_16 or self._unmap_same_10
+        return bool(self._discards)
+
+    @property
+    def discard_zeroes(self) -> bool:
+        """What is discarded certainly reads as zeros.
+
+        WRITE SAME with UNMAP says so: where the unit does not unmap, it writes (SBC). UNMAP is a
+        hint that a unit may ignore, so LBPRZ alone is no promise.
+        """
+        return self._unmapped_reads_zero and self._discards[:1] in (
+            [Discard.WRITE_SAME_16],
+            [Discard.WRITE_SAME_10],
+        )
 
     def takes_discard(self, request: BlockRequest) -> bool:
         """The range fits one command; a request that was cut for another command may not."""
@@ -154,10 +184,11 @@ class UnitCommands:
         return synchronize_cache_10()
 
     def _discard(self, lba: int, blocks: int) -> Transfer:
-        if self._unmap:
+        command = self._discards[0]
+        if command is Discard.UNMAP:
             parameters = unmap_parameter_list([(lba, blocks)])
             return unmap(len(parameters)), None, memoryview(parameters)
-        if self._unmap_same_16:
+        if command is Discard.WRITE_SAME_16:
             return write_same_16(lba, blocks, unmap=True), None, self._zero_block
         return write_same_10(lba, blocks, unmap=True), None, self._zero_block
 
@@ -185,12 +216,7 @@ class UnitCommands:
                 self._write_same_16 = False
             return True
         if operation is Operation.DISCARD and self.can_discard:
-            if self._unmap:
-                self._unmap = False
-            elif self._unmap_same_16:
-                self._unmap_same_16 = False
-            else:
-                self._unmap_same_10 = False
+            del self._discards[0]
             return True
         if operation is Operation.FLUSH and sense.asc == _INVALID_OPCODE and not self._write_cache:
             # A unit that knows no SYNCHRONIZE CACHE and claims no write cache has none to flush.

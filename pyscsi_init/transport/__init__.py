@@ -2,7 +2,7 @@
 """Real sockets: the only folder that touches the network."""
 
 from .execute import ScsiResult, run_command, run_management
-from .initiator_name import host_initiator_name
+from .initiator_name import find_initiator_name, host_initiator_name
 from .opening import OPEN_TIMEOUT, open_session
 from .reactor import Reactor, Timer, open_reactor
 from .session import Session, SessionStatistics
@@ -14,6 +14,7 @@ __all__ = [
     "Session",
     "SessionStatistics",
     "Timer",
+    "find_initiator_name",
     "host_initiator_name",
     "open_reactor",
     "open_session",

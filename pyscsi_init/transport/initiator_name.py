@@ -44,17 +44,28 @@ def host_initiator_name(host_file: Path = HOST_FILE) -> str:
     Raises:
         ConfigurationError: the configured name is not an iSCSI name, or a new one cannot be kept.
     """
+    name, path = find_initiator_name(host_file)
+    return name or _make(path)
+
+
+def find_initiator_name(host_file: Path = HOST_FILE) -> tuple[str, Path]:
+    """The name this host has and the file it is in; makes nothing. Where it has none yet: an empty
+    name, and the file that would be made.
+
+    Raises:
+        ConfigurationError: what the file holds is not an iSCSI name.
+    """
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in host_file.read_text().splitlines():
             key, separator, value = line.strip().partition("=")
             if separator and key.strip() == "InitiatorName" and value.strip():
-                return check_iscsi_name(value.strip())
+                return check_iscsi_name(value.strip()), host_file
     path = _kept_name_path()
     with contextlib.suppress(OSError, UnicodeDecodeError):
         name = path.read_text().strip()
         if name:
-            return check_iscsi_name(name)
-    return _make(path)
+            return check_iscsi_name(name), path
+    return "", path
 
 
 def _make(path: Path) -> str:

@@ -33,6 +33,11 @@ FIRST_DELAY = 0.25
 LONGEST_DELAY = 5.0
 """Between login attempts: soon at first, then often enough to notice the target's return."""
 
+BRIEF = 2.0
+"""A session that was back for less than this was not really back ..."""
+MAX_BRIEF = 8
+"""... and after so many of them in a row the next login waits."""
+
 
 class Keeper:
     """Keeps one session; ``run`` is its task."""
@@ -45,6 +50,7 @@ class Keeper:
         self._limit: Timer | None = None
         self._scope: anyio.CancelScope | None = None
         self._stopped = False
+        self._back_at = float("-inf")
         session.lost = self._lost
 
     def _lost(self, wait: float) -> None:
@@ -89,9 +95,13 @@ class Keeper:
 
     async def _keep(self) -> None:
         session = self._session
+        brief = 0
         while True:
             await self._wake.wait()
-            await self._pause(0)
+            # A target that dies again and again as soon as it is back is given time.
+            brief = brief + 1 if session.reactor.now() - self._back_at < BRIEF else 0
+            pause = FIRST_DELAY * 2 ** (brief - MAX_BRIEF) if brief > MAX_BRIEF else 0
+            await self._pause(min(pause, LONGEST_DELAY))
             delay = FIRST_DELAY
             while session.failed is None:
                 # A loss that is told during the attempt is answered by this very loop.
@@ -132,4 +142,5 @@ class Keeper:
         self._cancel_limit()
         session.statistics.recoveries += 1
         log.info("session with %s is back at %s", session.target_name, session.portal)
+        self._back_at = session.reactor.now()
         session.resume()

@@ -57,7 +57,7 @@ def test_json_round_trip() -> None:
         format_if_blank=True,
         mount_options=("noatime", "nodev"),
         settings={"header_digest": ("CRC32C", "None"), "max_burst_length": 262144},
-        on_disconnect="fail-after:20",
+        on_disconnect="fail-after=20",
     )
     assert VolumeSpec.from_json(json.loads(json.dumps(spec.to_json()))).to_json() == spec.to_json()
 
@@ -66,7 +66,7 @@ def test_on_disconnect_becomes_the_recovery_timeout() -> None:
     assert VolumeSpec(url=URL).session_settings().recovery_timeout is None
     assert VolumeSpec(url=URL, on_disconnect="fail-fast").session_settings().recovery_timeout == 0
     assert (
-        VolumeSpec(url=URL, on_disconnect="fail-after:7.5").session_settings().recovery_timeout
+        VolumeSpec(url=URL, on_disconnect="fail-after=7.5").session_settings().recovery_timeout
         == 7.5
     )
     assert (
@@ -88,7 +88,7 @@ def test_on_disconnect_becomes_the_recovery_timeout() -> None:
         ({"mount_options": ("noatime,exec",)}, "commas"),
         ({"mount_options": ("ro",)}, "read_only"),
         ({"on_disconnect": "retry"}, "fail-fast"),
-        ({"on_disconnect": "fail-after:never"}, "fail-after:SECONDS"),
+        ({"on_disconnect": "fail-after=never"}, "fail-after=SECONDS"),
         ({"on_disconnect": "fail-fast", "settings": {"recovery_timeout": 5}}, "contradicts"),
     ],
 )

@@ -37,7 +37,7 @@ XFS_BYTES = 320 << 20
 GREETING = "This file was on the LUN before it was mounted."
 DATA_BYTES = 8 << 20
 CLEANUP_SECONDS = 90.0
-ON_DISCONNECT = "fail-after:5"
+ON_DISCONNECT = "fail-after=5"
 """Should the target of the demo die, nothing may wait for it for ever."""
 
 READ_IT = f"""

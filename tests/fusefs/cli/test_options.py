@@ -97,7 +97,7 @@ def test_two_users_are_refused() -> None:
     [
         (None, (), "", None),
         ("wait", (), "", None),
-        ("fail-after:5", (), "", 5),
+        ("fail-after=5", (), "", 5),
         ("fail-fast", (), "", 0),
         (None, ("recovery_timeout=9",), "", 9),
         (None, (), "recovery_timeout = 120", 120),

@@ -57,6 +57,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     right for a network, long for a test."""
     monkeypatch.setattr(deadlines, "SCAN_INTERVAL", 0.02)
     monkeypatch.setattr(recovery, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(recovery, "LONGEST_DELAY", 0.02)
 
 
 async def written_and_read(lun: LogicalUnit) -> None:

@@ -73,7 +73,7 @@ def test_no_error_of_ours_is_one_of_the_initiator() -> None:
         ),
         (DeviceBusy("/dev/loop0"), ("nothing visible from here",)),
         (NotBlank("/dev/loop0", "gpt partition table", offset=512), ("found gpt", "at byte 512;")),
-        (BlankNotFormatted("/dev/loop0"), ("holds no filesystem; attach it with --format-if-bl",)),
+        (BlankNotFormatted("/dev/loop0"), ("holds no filesystem; mount it with --format-if-bl",)),
         (UnformattedReadOnly("/dev/loop0"), ("is read-only; ",)),
         (
             FilesystemMismatch("/dev/loop0", found="xfs", wanted="ext4"),

@@ -37,6 +37,7 @@ def run_inner(tmp_path: Path, source: str, **environment: str) -> str:
     module.write_text("import logging, os, subprocess, pytest\n" + textwrap.dedent(source))
     inner = {**os.environ, "CI": "", **environment}
     del inner[processes.SESSION_VARIABLE]
+    inner = {name: value for name, value in inner.items() if not name.startswith("PYTEST_XDIST")}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, f"--basetemp={tmp_path / 'base'}", str(module)],
         cwd=ROOT,

@@ -17,7 +17,7 @@ from fusefs.cli.signals import Stopped, stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     try:
-        with stoppable():
+        with stoppable(last=arguments is None):
             # The import takes a good part of a second, in which a signal may come already.
             from fusefs.cli.app import run_command
 

@@ -21,7 +21,7 @@ import anyio.to_thread
 from fusefs.cli.exit_codes import TooSmall
 from fusefs.cli.options import LoginOptions
 from fusefs.cli.output import StepCallback, size_text
-from fusefs.errors import ContentError
+from fusefs.errors import AlreadyAttached, ContentError
 from pyscsi_init import LogicalUnit, open_lun, parse_url
 from pyscsi_init.device import require_writable
 from pyscsi_init.errors import ConfigurationError
@@ -184,6 +184,9 @@ class LunDestination(Destination):
         unit = self.unit
         check_room(self.what, unit.size_bytes, size)
         require_writable(unit)
+        holder = await anyio.to_thread.run_sync(volume_that_has, unit)
+        if holder is not None:
+            raise AlreadyAttached(self.what, other=holder)
         if self._overwrite:
             return
         length = min(BLANK_BYTES, unit.size_bytes)
@@ -205,6 +208,17 @@ class LunDestination(Destination):
 
     async def finish(self) -> None:
         await self.unit.flush()
+
+
+def volume_that_has(unit: LogicalUnit) -> str | None:
+    """The volume of this host that has the unit attached: to write over it would destroy it."""
+    from fusefs.volume.checks import volume_of_unit
+    from fusefs.volume.paths import Directories
+
+    identity = unit.identity
+    return volume_of_unit(
+        Directories(None, None), unit.session.target_name, identity.key, identity.block_size
+    )
 
 
 def check_room(what: str, there: int, needed: int) -> None:

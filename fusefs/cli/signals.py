@@ -71,12 +71,16 @@ def deferred() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Signals raise Stopped wherever no event loop runs."""
+def stoppable(*, last: bool = False) -> Iterator[None]:
+    """Signals raise Stopped wherever no event loop runs.
+
+    With ``last`` the process ends after the block: what was done is done, and a signal that comes
+    now must not change the exit status that tells it.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     arm(heeded())
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)

@@ -252,11 +252,13 @@ def _end(invocation: Invocation, step: Callable[[], Awaitable[DetachReport]]) ->
     if invocation.json:
         output.document({**asdict(report), "clean": report.clean})
     if report.requests_in_flight is None or report.unflushed_writes is None:
-        output.warn(f"{report.name}: its worker could not be asked what was not written yet")
+        if not report.problems:
+            output.warn(f"{report.name}: nobody could be asked what was not written yet")
     elif report.requests_in_flight or report.unflushed_writes:
         output.warn(
-            f"{report.name}: {report.requests_in_flight} requests had no answer, "
-            f"{report.unflushed_writes} writes were not flushed"
+            f"{report.name}: lost are {report.requests_in_flight} requests without an answer; "
+            f"at most {report.unflushed_writes} writes were answered but not flushed to stable "
+            f"storage; what a filesystem still held in memory was never sent"
         )
     for problem in report.problems:
         output.warn(f"{report.name}: {problem}")

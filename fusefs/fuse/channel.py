@@ -42,6 +42,8 @@ class ChannelStatistics:
     reads: int = 0
     writes: int = 0
     flushes: int = 0
+    flushed_writes: int = 0
+    """How many of the first ``writes`` a successful flush has made stable."""
     discards: int = 0
     """FALLOCATE: holes and zeroed ranges."""
     bytes_read: int = 0

@@ -229,7 +229,14 @@ class NativeChannel(Channel):
     def _flush(self, unique: int) -> None:
         self._take_off(0)
         self._device.submit(
-            BlockRequest(Operation.FLUSH, 0, 0, None, self._flush_done, context=unique)
+            BlockRequest(
+                Operation.FLUSH,
+                0,
+                0,
+                None,
+                self._flush_done,
+                context=(unique, self.statistics.writes),
+            )
         )
 
     def _fallocate(self, unique: int, mode: int, offset: int, length: int) -> None:
@@ -277,8 +284,12 @@ class NativeChannel(Channel):
         self._write_done(request)
 
     def _flush_done(self, request: Any) -> None:
-        self.statistics.flushes += 1
-        self._answer(request.context, request.error)
+        statistics = self.statistics
+        statistics.flushes += 1
+        unique, written_before = request.context
+        if request.error is None:
+            statistics.flushed_writes = max(statistics.flushed_writes, written_before)
+        self._answer(unique, request.error)
         self._land(0)
 
     def _answer(self, unique: int, error: Exception | None) -> None:

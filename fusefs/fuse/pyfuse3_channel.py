@@ -217,11 +217,13 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         self._statistics.flushes += 1
+        written_before = self._statistics.writes
         with _Counted(self._statistics):
             try:
                 await self._file.device.flush()
             except IscsiError as error:
                 raise self._failure(error) from error
+        self._statistics.flushed_writes = max(self._statistics.flushed_writes, written_before)
 
     async def flush(self, fh: int) -> None:
         """Comes with each close(2). After ENOSYS the kernel asks no more, so that a close never

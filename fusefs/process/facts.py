@@ -62,6 +62,8 @@ def ready_facts(
 def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     """The reply to ``status``."""
     io = dataclasses.asdict(channel.statistics)
+    # At the most: writes that asked for stable storage themselves are among them.
+    io["unflushed_writes"] = max(0, io["writes"] - io.pop("flushed_writes"))
     status: dict[str, Any] = {
         "size_bytes": device.size_bytes,
         "io": io,

@@ -21,7 +21,8 @@ from urllib.parse import unquote
 from fusefs.errors import InvalidSpec
 from fusefs.host import MountEntry
 from fusefs.spec import VolumeSpec, volume_dir_name
-from fusefs.volume.state import VolumeState
+from fusefs.volume.paths import Directories, VolumePaths
+from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
 
 
 def check_directory(what: str, directory: str, mounts: Sequence[MountEntry]) -> str:
@@ -86,6 +87,29 @@ def same_unit(one: VolumeState, other: VolumeState) -> bool:
     if all(witnesses) and not witnesses[0] & witnesses[1]:
         return False
     return bool(a.get("size_bytes") == b.get("size_bytes"))
+
+
+def volume_of_unit(
+    directories: Directories, target: str | None, key: str, block_size: int
+) -> str | None:
+    """The volume of this node that has a logical unit, as its identity says; None where none has,
+    or where we may not look. Blocks."""
+    try:
+        entries = sorted(directories.volumes.iterdir())
+    except OSError:
+        return None
+    for entry in entries:
+        try:
+            state = load_state(VolumePaths(entry).state)
+        except StateUnreadable:
+            continue
+        if state is None or state.boot_id != boot_id():
+            continue
+        identity = _identity(state)
+        same = (identity.get("key"), identity.get("block_size")) == (key, block_size)
+        if same and state.spec.address.target == target:
+            return state.name
+    return None
 
 
 def _identity(state: VolumeState) -> Mapping[str, Any]:

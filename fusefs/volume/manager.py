@@ -10,6 +10,7 @@ no LUN is had twice is made under one lock for all.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -118,7 +119,11 @@ class VolumeManager:
         progress: ProgressCallback | None,
     ) -> VolumeStatus:
         chap = resolve_chap(spec.address, chap)
-        async with self._lock(spec.name):
+        async with AsyncExitStack() as locks:
+            await locks.enter_async_context(self._lock(spec.name))
+            if mountpoint:
+                # Of two mounts on one directory the second must find it mounted.
+                await locks.enter_async_context(self._directory_lock(mountpoint))
             await self._refuse_taken_name(spec)
             state = VolumeState(spec=spec, phase="logging-in", boot_id=boot_id())
             await self._refuse_conflict(state, checks.same_address_of)
@@ -137,6 +142,7 @@ class VolumeManager:
                 progress=progress,
                 admission=self._admission,
                 mountpoint=mountpoint,
+                brings_up=True,
             )
             await compose(volume)
             return await status.look(volume)
@@ -273,6 +279,14 @@ class VolumeManager:
         async with file_lock(self._directories.lock(name), name, self._lock_timeout_s):
             yield
 
+    @asynccontextmanager
+    async def _directory_lock(self, directory: str) -> AsyncIterator[None]:
+        await host_call(self._directories.prepare)
+        real = await host_call(functools.partial(os.path.realpath, directory))
+        path = self._directories.directory_lock(real)
+        async with file_lock(path, real, self._lock_timeout_s):
+            yield
+
     def _pieces(self, state: VolumeState) -> Pieces:
         return Pieces(self._host, self._directories.volume(state.name), state)
 
@@ -349,7 +363,8 @@ class VolumeManager:
         if name_or_dir in names:
             return name_or_dir
         path = await host_call(functools.partial(checks.resolve_parent, name_or_dir))
+        real = await host_call(functools.partial(os.path.realpath, path))
         for state in states:
-            if state.mountpoint == path:
+            if state.mountpoint in (path, real):
                 return state.name
         raise NoSuchVolume(name_or_dir)

@@ -85,6 +85,10 @@ class Directories:
         # No volume's lock is called so: theirs end with .lock.
         return self.locks / "identity"
 
+    def directory_lock(self, directory: str) -> Path:
+        """Held while something is mounted on ``directory``."""
+        return self.locks / f"directory-{volume_dir_name(directory)}"
+
     def isid(self, name: str) -> Path:
         return self.isids / f"{volume_dir_name(name)}.json"
 

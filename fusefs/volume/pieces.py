@@ -63,8 +63,9 @@ class Pieces:
         await host_call(functools.partial(save_state, self.paths.state, self.state))
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """A call of the host, in a thread; a cancelled caller pulls the rug from under it."""
-        return await host_call(functools.partial(function, *args, **kwargs), self.abort)
+        """A call of the host, in a thread. A cancelled caller waits for its end: to end the
+        requests under it would lose what the filesystem is writing out."""
+        return await host_call(functools.partial(function, *args, **kwargs))
 
     # -- finding --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -24,13 +25,14 @@ from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedRead
 from fusefs.host import LoopDevice
 from fusefs.process.launch import StartedWorker, start_worker
 from fusefs.process.messages import StartDocument
-from fusefs.volume.hostcalls import shielded
+from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.pieces import Pieces, loop_to_json
 from fusefs.volume.state import Bind, VolumeState
 from pyscsi_init.secret import Chap
 
 log = logging.getLogger("fusefs.volume")
+T = TypeVar("T")
 
 ATTACH_DEADLINE_S = 30.0
 """From the first SYN to a file that can be opened: whoever attaches is there and waits."""
@@ -82,6 +84,7 @@ class Composition(Pieces):
         admission: Admission | None = None,
         mountpoint: str = "",
         binds: Sequence[Bind] = (),
+        brings_up: bool = False,
     ) -> None:
         super().__init__(pieces.host, pieces.paths, pieces.state)
         self.mountpoint = mountpoint
@@ -92,6 +95,13 @@ class Composition(Pieces):
         self._state_directory = state_directory
         self._launch = launch
         self._admission = admission
+        self._brings_up = brings_up
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """A call of the host, in a thread. While the volume comes up nothing of it is worth saving:
+        a cancelled caller pulls the rug from under a call that does not end."""
+        abort = self.abort if self._brings_up else None
+        return await host_call(functools.partial(function, *args, **kwargs), abort)
 
     # -- log in, publish the file -----------------------------------------------------------------
 

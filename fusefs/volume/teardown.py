@@ -27,6 +27,7 @@ from fusefs.volume.state import Bind
 from pyscsi_init.errors import IscsiError
 
 FORCED_STOP_SECONDS = 3.0
+FORCED_SYNC_SECONDS = 10.0
 """A worker whose connection was aborted ends by itself; one whose target is gone may not."""
 
 NAMESPACE_PATIENCE_S = 3.0
@@ -78,7 +79,13 @@ async def take_down(volume: Pieces) -> DetachReport:
         await _stop_worker(volume)
     await volume.unmount_fuse(lazy=not alive)
     await volume.remove_files()
-    return DetachReport(volume.state.name)
+    report = DetachReport(volume.state.name)
+    if not alive and not volume.state.spec.read_only:
+        report.requests_in_flight = report.unflushed_writes = None
+        report.problems.append(
+            "its worker process had died before: what had not reached the target by then is lost"
+        )
+    return report
 
 
 async def _refuse_without_target(volume: Pieces) -> None:
@@ -212,7 +219,16 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
         except (VolumeError, IscsiError, OSError) as error:
             report.problems.append(f"{what}: {error}")
 
-    if not serving:
+    if serving:
+        # What is only in the page cache is saved, if that does not take long.
+        for entry in await volume.call(volume.find_mounts):
+            await attempt(
+                f"write out {entry.mountpoint}",
+                functools.partial(
+                    volume.call, volume.host.sync, entry.mountpoint, timeout_s=FORCED_SYNC_SECONDS
+                ),
+            )
+    else:
         # The last unmount writes out what the filesystem holds, and would wait for a target that
         # does not answer.
         await attempt("end the requests", functools.partial(volume.call, volume.abort))

@@ -28,7 +28,6 @@ from ..scsi import (
     mode_sense_6,
     mode_sense_10,
     read_10,
-    read_16,
     read_capacity_10,
     read_capacity_16,
     test_unit_ready,
@@ -222,24 +221,21 @@ def probe_modes() -> Steps[tuple[bool, bool | None, bool]]:
     return False, None, False
 
 
-def read_head(facts_block_size: int, size_bytes: int) -> Steps[bytes]:
-    """The start of the disk, as far as content witnesses are looked for."""
-    length = min(WITNESS_BYTES, size_bytes)
-    length = -(-length // facts_block_size) * facts_block_size
-    length = min(length, size_bytes)
+def read_head(block_size: int, size_bytes: int) -> Steps[bytes]:
+    """The start of the disk, as far as content witnesses are looked for: at most ``size_bytes``,
+    which is no more than the disk has."""
+    wanted = min(WITNESS_BYTES, size_bytes)
+    length = -(-wanted // block_size) * block_size
     head = bytearray()
-    step = max(facts_block_size, 32768)  # small enough for any unit's transfer limit
+    step = max(block_size, 32768)  # small enough for any unit's transfer limit
     while len(head) < length:
         count = min(step, length - len(head))
-        lba = len(head) // facts_block_size
-        build = read_10 if lba + count // facts_block_size < 2**32 else read_16
-        data = yield from demand(
-            Command(build(lba, count // facts_block_size), count, "READ of the first blocks")
-        )
+        cdb = read_10(len(head) // block_size, count // block_size)
+        data = yield from demand(Command(cdb, count, "READ of the first blocks"))
         if len(data) != count:
             raise ProtocolError(f"READ of the first blocks: {len(data)} of {count} bytes came")
         head += data
-    return bytes(head)
+    return bytes(head[:wanted])
 
 
 def _probe_pages(

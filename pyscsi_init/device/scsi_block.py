@@ -250,7 +250,7 @@ class ScsiBlockDevice(BlockDevice):
         if action not in _REPEATED or retries >= MAX_RETRIES:
             error = scsi_error(status, task.sense, what)
             operation = Operation.FLUSH if task.cdb[0] in _FLUSHES else request.operation
-            if not self.commands.learn(operation, sense):
+            if not self.commands.learn(operation, task.cdb[0], sense):
                 self._finish(request, error)
                 return
             # The unit does not know this command: another one does the same.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 
 from ..scsi import (
+    Opcode,
     Sense,
     read_10,
     read_16,
@@ -47,9 +48,9 @@ Transfer = tuple[bytes, memoryview | None, memoryview | None]
 class Discard(enum.Enum):
     """The commands that unmap blocks, in the order in which they are preferred."""
 
-    WRITE_SAME_16 = enum.auto()
-    UNMAP = enum.auto()
-    WRITE_SAME_10 = enum.auto()
+    WRITE_SAME_16 = Opcode.WRITE_SAME_16
+    UNMAP = Opcode.UNMAP
+    WRITE_SAME_10 = Opcode.WRITE_SAME_10
 
 
 class UnitCommands:
@@ -202,21 +203,21 @@ class UnitCommands:
 
     # -- what the unit refuses -------------------------------------------------------------------
 
-    def learn(self, operation: Operation, sense: Sense) -> bool:
-        """Take a refusal; True where the request can now be done in another way, or is done
-        with."""
+    def learn(self, operation: Operation, opcode: int, sense: Sense) -> bool:
+        """Take the refusal of a command; True where the request can now be done in another way, or
+        is done with. Several of one kind may be refused at once: that is one thing to learn."""
         if sense.sense_key != _ILLEGAL_REQUEST:
             return False
         if sense.asc not in (_INVALID_OPCODE, _INVALID_FIELD, _INVALID_LIST):
             return False
-        if operation is Operation.WRITE_ZEROES and (self._write_same_10 or self._write_same_16):
-            if self._write_same_10:
-                self._write_same_10 = False
-            else:
-                self._write_same_16 = False
+        if operation is Operation.WRITE_ZEROES and opcode == Opcode.WRITE_SAME_10:
+            self._write_same_10 = False
             return True
-        if operation is Operation.DISCARD and self.can_discard:
-            del self._discards[0]
+        if operation is Operation.WRITE_ZEROES and opcode == Opcode.WRITE_SAME_16:
+            self._write_same_16 = False
+            return True
+        if operation is Operation.DISCARD:
+            self._discards = [each for each in self._discards if each.value != opcode]
             return True
         if operation is Operation.FLUSH and sense.asc == _INVALID_OPCODE and not self._write_cache:
             # A unit that knows no SYNCHRONIZE CACHE and claims no write cache has none to flush.

@@ -160,13 +160,28 @@ class _TrioTimer:
 
 
 class TrioReactor(Reactor):
-    """Over trio: one small task per descriptor and per timer, none per I/O."""
+    """Over trio: one small task per descriptor and per timer, none per I/O.
+
+    Their scopes are shielded: a cancellation from outside ends the block, and the block may need
+    its descriptors and timers to end in good order. ``close`` is what ends them.
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         super().__init__()
         self._nursery = nursery
         self._readers: dict[int, trio.CancelScope] = {}
         self._writers: dict[int, trio.CancelScope] = {}
+        self._scopes: set[trio.CancelScope] = set()
+
+    def _scope(self) -> trio.CancelScope:
+        scope = trio.CancelScope(shield=True)
+        self._scopes.add(scope)
+        return scope
+
+    def close(self) -> None:
+        """Forget every descriptor and timer, and call nothing any more."""
+        for scope in list(self._scopes):
+            scope.cancel()
 
     def now(self) -> float:
         return trio.current_time()
@@ -174,16 +189,19 @@ class TrioReactor(Reactor):
     async def _watch(
         self, wait: Callable[[int], Any], fd: int, callback: Callback, scope: trio.CancelScope
     ) -> None:
-        with scope:
-            # Asked before every wait: the descriptor may be closed as soon as it was removed.
-            while not scope.cancel_called:
-                await wait(fd)
-                if not scope.cancel_called:
-                    self.run_callback(callback)
+        try:
+            with scope:
+                # Asked before every wait: the descriptor may be closed as soon as it was removed.
+                while not scope.cancel_called:
+                    await wait(fd)
+                    if not scope.cancel_called:
+                        self.run_callback(callback)
+        finally:
+            self._scopes.discard(scope)
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         self.remove_reader(fd)
-        scope = self._readers[fd] = trio.CancelScope()
+        scope = self._readers[fd] = self._scope()
         self._nursery.start_soon(self._watch, trio.lowlevel.wait_readable, fd, callback, scope)
 
     def remove_reader(self, fd: int) -> None:
@@ -193,7 +211,7 @@ class TrioReactor(Reactor):
 
     def add_writer(self, fd: int, callback: Callback) -> None:
         self.remove_writer(fd)
-        scope = self._writers[fd] = trio.CancelScope()
+        scope = self._writers[fd] = self._scope()
         self._nursery.start_soon(self._watch, trio.lowlevel.wait_writable, fd, callback, scope)
 
     def remove_writer(self, fd: int) -> None:
@@ -202,21 +220,21 @@ class TrioReactor(Reactor):
             scope.cancel()
 
     async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
-        with scope:
-            await trio.sleep_until(deadline)
-            self.run_callback(callback)
+        try:
+            with scope:
+                await trio.sleep_until(deadline)
+                if not scope.cancel_called:
+                    self.run_callback(callback)
+        finally:
+            self._scopes.discard(scope)
 
     def call_at(self, deadline: float, callback: Callback) -> Timer:
-        scope = trio.CancelScope()
+        scope = self._scope()
         self._nursery.start_soon(self._sleep, deadline, callback, scope)
         return _TrioTimer(scope)
 
     def call_soon(self, callback: Callback) -> None:
-        async def soon() -> None:
-            await trio.lowlevel.checkpoint()
-            self.run_callback(callback)
-
-        self._nursery.start_soon(soon)
+        self.call_at(self.now(), callback)
 
     def spawn(self, function: Callable[[], Any]) -> None:
         self._nursery.start_soon(function)
@@ -233,10 +251,13 @@ async def open_reactor() -> AsyncIterator[Reactor]:
     if sniffio.current_async_library() == "trio":
         try:
             async with trio.open_nursery() as nursery:
+                trio_reactor = TrioReactor(nursery)
                 try:
-                    yield TrioReactor(nursery)
+                    yield trio_reactor
                 except BaseException as raised:
                     error = raised
+                finally:
+                    trio_reactor.close()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from None

@@ -134,9 +134,7 @@ class Chaos:
             length = command.expected_data_transfer_length
             if command.read and length <= 4096:
                 self.script.send(
-                    self.script.data_in(
-                        command, 0, bytes(length), final=True, status_present=True
-                    )
+                    self.script.data_in(command, 0, bytes(length), final=True, status_present=True)
                 )
             else:
                 self.script.send(self.script.response(command))

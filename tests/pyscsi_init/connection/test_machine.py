@@ -76,9 +76,7 @@ def test_partial_writes_never_tear_a_pdu(
         if number % 2:
             machine.send(DataOut(data=payload, data_sn=number))
         else:
-            machine.send_raw(
-                DataOut(data=payload, data_sn=number).encode(), memoryview(payload)
-            )
+            machine.send_raw(DataOut(data=payload, data_sn=number).encode(), memoryview(payload))
         stream += sent(machine, cuts[number % len(cuts)])
     while machine.data_to_send():
         stream += sent(machine, cuts[0])
@@ -110,9 +108,7 @@ def test_release_keeps_what_was_announced(taken: int) -> None:
         machine.send_raw(DataOut(data=piece, buffer_offset=offset).encode(), piece)
     stream = sent(machine, min(taken, 8288))
     machine.release(view)
-    assert not any(
-        isinstance(each, memoryview) and each.obj is buffer for each in machine.outbox
-    )
+    assert not any(isinstance(each, memoryview) and each.obj is buffer for each in machine.outbox)
     buffer[:] = b"\xee" * 8192
     stream += sent(machine)
     assert b"".join(pdu.data for pdu in decoded(stream)) == kept

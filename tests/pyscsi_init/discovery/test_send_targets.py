@@ -95,6 +95,4 @@ async def test_a_portal_that_says_nothing() -> None:
     server = TargetServer([make_target()], portals=[Listener(silent=True)])
     async with server.running() as portal:
         with pytest.raises(LoginTimeout):
-            await discover(
-                portal, initiator_name=INITIATOR, settings=Settings(login_timeout=0.1)
-            )
+            await discover(portal, initiator_name=INITIATOR, settings=Settings(login_timeout=0.1))

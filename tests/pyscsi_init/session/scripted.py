@@ -15,7 +15,6 @@ from pyscsi_init.login.text import decode_pairs, encode_pairs
 from pyscsi_init.pdu import (
     AsyncMessage,
     DataIn,
-    DataOut,
     Framer,
     LoginRequest,
     LoginResponse,
@@ -47,6 +46,7 @@ from pyscsi_init.session import (
     TextTask,
 )
 from pyscsi_init.settings import Settings
+from tests.pyscsi_init.session.issued import Issued, data_of
 
 INITIATOR = "iqn.2026-11.example.host:one"
 TARGET = "iqn.2026-11.example:disk"
@@ -81,6 +81,8 @@ ANSWERS = {
 """What the target says to each key; a test replaces some."""
 
 DECLARED_BY_US = {"InitiatorName", "TargetName", "SessionType", "InitiatorAlias"}
+
+__all__ = ["Issued", "Script", "data_of"]
 
 P = TypeVar("P", bound=Pdu)
 
@@ -187,9 +189,7 @@ class Script:
     def send(self, *pdus: Pdu) -> None:
         """PDUs from the target, as they are, in one piece."""
         self.feed(
-            b"".join(
-                b"".join(serialize(pdu, self.header_digest, self.data_digest)) for pdu in pdus
-            )
+            b"".join(b"".join(serialize(pdu, self.header_digest, self.data_digest)) for pdu in pdus)
         )
 
     def settle(self) -> None:
@@ -393,31 +393,3 @@ class Script:
         event = self.event(ConnectionEnded)
         assert isinstance(event, ConnectionEnded)
         return event
-
-
-class Issued:
-    """Something the application waits for, and how often it was told the end."""
-
-    task: ScsiTask
-    request: ManagementTask
-    text: TextTask
-
-    def __init__(self, buffer: bytearray) -> None:
-        self.buffer = buffer
-        self.times = 0
-        self.error: Exception | None = None
-
-    def completed(self, task: Any) -> None:
-        self.times += 1
-        self.error = task.error
-
-    @property
-    def done(self) -> bool:
-        assert self.times < 2, "completed twice"
-        return self.times == 1
-
-
-def data_of(pdus: list[Any]) -> bytes:
-    """The payload of Data-Out PDUs in a row."""
-    assert all(isinstance(pdu, DataOut) for pdu in pdus)
-    return b"".join(pdu.data for pdu in pdus)

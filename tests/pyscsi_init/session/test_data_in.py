@@ -201,9 +201,7 @@ def test_ffp_018_overflow_is_told_and_the_data_is_good() -> None:
     means nothing."""
     script, read, command = started(512)
     script.send(script.data_in(command, 0, b"d" * 512, final=True))
-    script.send(
-        script.response(command, residual_overflow=True, residual_count=100, exp_data_sn=1)
-    )
+    script.send(script.response(command, residual_overflow=True, residual_count=100, exp_data_sn=1))
     assert read.done
     assert (read.task.residual_overflow, read.task.residual_count) == (True, 100)
     assert read.buffer == b"d" * 512

@@ -190,9 +190,7 @@ def test_every_opcode_of_a_target_has_a_handler() -> None:
     assert set(HANDLERS) == set(TargetOpcode) - {TargetOpcode.LOGIN_RESPONSE}
 
 
-@pytest.mark.parametrize(
-    "opcode", sorted({*InitiatorOpcode, 0x23, 0x2F, 0x30, 0x3E} - {*HANDLERS})
-)
+@pytest.mark.parametrize("opcode", sorted({*InitiatorOpcode, 0x23, 0x2F, 0x30, 0x3E} - {*HANDLERS}))
 def test_erl_003_an_opcode_that_no_target_has(opcode: int) -> None:
     """RFC 7143 7.7: a format error ends the session, which is recovered."""
     script = Script().log_in()
@@ -229,9 +227,7 @@ def test_erl_001_a_bad_data_digest(kind: str) -> None:
     ask = script.ask([])
     command, request = script.take()
     pdu: Any = {
-        "data-in": lambda: script.data_in(
-            command, 0, b"d" * 512, final=True, status_present=True
-        ),
+        "data-in": lambda: script.data_in(command, 0, b"d" * 512, final=True, status_present=True),
         "response": lambda: script.response(command, status=2, data=b"\0\x12" + SENSE),
         "reject": lambda: script.reject(command, 4),
         "async": lambda: script.async_message(0, data=b"\0\x12" + SENSE),

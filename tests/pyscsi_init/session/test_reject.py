@@ -165,11 +165,10 @@ def test_rej_006_waiting_for_logout() -> None:
 
 def test_rej_006_a_target_that_rejects_everything_is_left() -> None:
     script = Script().log_in()
-    for count in range(MAX_REJECTS + 1):
+    for _ in range(MAX_REJECTS + 1):
         assert not script.lost
         script.read(0)
         script.send(script.reject(script.one(ScsiCommand), 4))
-    assert count == MAX_REJECTS
     assert isinstance(script.ended().error, ProtocolError)
 
 

@@ -39,9 +39,7 @@ def test_erl_016_the_table_is_the_standards() -> None:
 
 @pytest.mark.parametrize("state", SessionState)
 @pytest.mark.parametrize("transition", SessionTransition)
-def test_erl_016_there_are_no_others(
-    state: SessionState, transition: SessionTransition
-) -> None:
+def test_erl_016_there_are_no_others(state: SessionState, transition: SessionTransition) -> None:
     expected = rfc_table().get((state, transition))
     if expected is not None:
         assert next_session_state(state, transition) is expected

@@ -96,7 +96,7 @@ def test_txt_002_illegal_responses(wrong: dict[str, Any]) -> None:
 
 def test_txt_002_an_answer_without_end_is_refused() -> None:
     script, ask, request = begun()
-    for count in range(100_000):
+    for _ in range(10_000):
         script.send(
             script.text(request, [("TargetName", "x" * 60_000)], final=False, target_transfer_tag=1)
         )
@@ -105,7 +105,6 @@ def test_txt_002_an_answer_without_end_is_refused() -> None:
         request = script.one(TextRequest)
     assert isinstance(script.ended().error, ProtocolError)
     assert ask.done
-    assert count < 100_000
 
 
 def test_txt_003_a_rejected_exchange_changes_nothing() -> None:

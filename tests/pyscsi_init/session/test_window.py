@@ -271,7 +271,9 @@ def test_seq_012_what_advances_stat_sn_and_what_does_not() -> None:
     command = script.one(ScsiCommand)
     script.send(script.r2t(command, 0, 512))
     assert script.take()[0].exp_stat_sn == script.stat_sn
-    script.send(script.nop_in(), script.async_message(0), script.reject(command, 2, data=b"\5" * 48))
+    script.send(
+        script.nop_in(), script.async_message(0), script.reject(command, 2, data=b"\5" * 48)
+    )
     script.send(script.response(command))
     assert write.done
     read = script.read(1024)

@@ -50,7 +50,9 @@ def test_a_configured_name_that_is_none(tmp_path: Path) -> None:
         host_initiator_name(file)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"GenerateName=yes\n", b"\xff\xfe", b"InitiatorName=\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"GenerateName=yes\n", b"\xff\xfe", b"InitiatorName=\n"]
+)
 def test_else_a_name_is_made_and_kept(tmp_path: Path, content: bytes | None, state: Path) -> None:
     file = tmp_path / "initiatorname.iscsi"
     if content is not None:
@@ -107,9 +109,7 @@ def test_a_place_that_cannot_be_written(
         host_initiator_name(nothing)
 
 
-def test_the_usual_places(
-    nothing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_usual_places(nothing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYSCSI_INIT_STATE_DIR")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))

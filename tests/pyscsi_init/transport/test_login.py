@@ -33,7 +33,9 @@ CHAP = Chap(user="u", secret=Secret("secret-secret-1"))
 MD5_CHAP = Chap(user="u", secret=Secret("secret-secret-1"), algorithms=(5,))
 
 
-def rejected(status_class: int, detail: int, kind: type[LoginRejected] = LoginRejected) -> IscsiError:
+def rejected(
+    status_class: int, detail: int, kind: type[LoginRejected] = LoginRejected
+) -> IscsiError:
     return kind("no", status_class=status_class, status_detail=detail)
 
 
@@ -96,7 +98,7 @@ class Attempts:
 
 
 async def run(attempts: Attempts, plan: LoginPlan) -> None:
-    await log_in(cast(Session, attempts), plan)
+    await log_in(cast("Session", attempts), plan)
     assert not attempts.script
 
 

@@ -63,16 +63,38 @@ async def test_cancelled_at_every_await_nothing_is_left() -> None:
         sockets, running = descriptors(), tasks()
         steps = 0
         while not finished:
-            steps += 1
-            assert steps < 2000
+            steps += 1 + steps // 16
+            assert steps < 5000
             async with anyio.create_task_group() as group:
                 group.start_soon(whole)
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
-            await until(lambda: not server.connections and tasks() <= running)
+            await until(lambda: not server.connections)
             assert descriptors() == sockets
         assert steps > 20
+        await until(lambda: tasks() <= running)
+
+
+async def test_a_cancelled_session_is_logged_out() -> None:
+    """Descriptors and timers are still served while the block ends: the target gets its logout and
+    answers it, and nobody waits for a time-out."""
+    target = make_target()
+    received: list[str] = []
+    target.faults.on_receive = lambda _, pdu: received.append(type(pdu).__name__)
+    server = TargetServer([target])
+    async with server.running() as portal:
+        began = anyio.current_time()
+        with anyio.CancelScope() as scope:
+            async with pyscsi_init.open_lun(
+                url_of(portal.address), settings=WAIT, initiator_name=INITIATOR
+            ):
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        assert received[-1] == "LogoutRequest"
+        assert anyio.current_time() - began < 2
+        await until(lambda: not server.connections)
 
 
 async def test_a_portal_that_refuses() -> None:

@@ -16,6 +16,7 @@ import trio
 
 from pyscsi_init.transport import open_reactor
 from pyscsi_init.transport.reactor import Reactor
+from tests.support.python_target import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
@@ -41,13 +42,6 @@ def tasks() -> int:
     if sniffio.current_async_library() == "trio":
         return trio.lowlevel.current_statistics().tasks_living
     return len(asyncio.all_tasks())
-
-
-async def until(condition: object) -> None:
-    """Wait until ``condition()`` is true, for no longer than anyone would."""
-    with anyio.fail_after(10):
-        while not condition():  # type: ignore[operator]
-            await anyio.sleep(0.001)
 
 
 async def test_a_reader_is_called_while_there_is_something_to_read(pair: Pair) -> None:
@@ -255,7 +249,7 @@ async def start(how: str, reactor: Reactor, pair: Pair) -> None:
 @pytest.mark.parametrize("how", ["reader", "writer", "timer", "soon", "end of turn", "task"])
 async def test_what_a_callback_raises_ends_the_block_bare(how: str, pair: Pair) -> None:
     before = tasks()
-    with pytest.raises(Fault, match=how):
+    with pytest.raises(Fault, match=how):  # noqa: PT012
         async with open_reactor() as reactor:
             await start(how, reactor, pair)
             await anyio.sleep_forever()
@@ -263,7 +257,7 @@ async def test_what_a_callback_raises_ends_the_block_bare(how: str, pair: Pair) 
 
 
 async def test_what_the_block_raises_is_not_wrapped(pair: Pair) -> None:
-    with pytest.raises(Fault):
+    with pytest.raises(Fault):  # noqa: PT012
         async with open_reactor() as reactor:
             reactor.add_reader(pair[0].fileno(), lambda: None)
             reactor.spawn(anyio.sleep_forever)
@@ -271,7 +265,7 @@ async def test_what_the_block_raises_is_not_wrapped(pair: Pair) -> None:
 
 
 async def test_a_group_of_the_block_stays_a_group() -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
         async with open_reactor(), anyio.create_task_group() as group:
 
             async def fail() -> None:
@@ -295,7 +289,7 @@ async def test_cancellation_passes_through(pair: Pair) -> None:
 
 
 async def test_a_time_limit_around_it_works() -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012
         with anyio.fail_after(0.01):
             async with open_reactor():
                 await anyio.sleep_forever()

@@ -17,7 +17,7 @@ import pyscsi_init
 from pyscsi_init.errors import ConnectionLost, SessionFailed
 from pyscsi_init.scsi import test_unit_ready as unit_ready
 from pyscsi_init.session import SessionState
-from pyscsi_init.testing import Target, TargetServer
+from pyscsi_init.testing import TargetServer
 from pyscsi_init.transport import Session, open_reactor, open_session, recovery
 from tests.support.python_target import (
     INITIATOR,
@@ -46,84 +46,88 @@ def tasks() -> int:
     return len(asyncio.all_tasks())
 
 
-
-
 async def test_for_ever() -> None:
     """recovery_timeout None: I/O waits, however long it takes, and is done then."""
     server = TargetServer([make_target()])
-    async with server.running() as portal:
-        async with pyscsi_init.open_lun(
+    async with (
+        server.running() as portal,
+        pyscsi_init.open_lun(
             url_of(portal.address), settings=WAIT, initiator_name=INITIATOR
-        ) as lun:
-            server.go_down()
-            done: list[bytes] = []
+        ) as lun,
+    ):
+        server.go_down()
+        done: list[bytes] = []
 
-            async def read() -> None:
-                done.append(await lun.read(0, 512))
+        async def read() -> None:
+            done.append(await lun.read(0, 512))
 
-            async with anyio.create_task_group() as group:
-                group.start_soon(read)
-                await until(lambda: lun.session.statistics.login_failures > 5)
-                assert done == []
-                assert lun.session.recovering
-                server.come_back()
-            assert done == [bytes(512)]
-            assert lun.session.statistics.recoveries == 1
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await until(lambda: lun.session.statistics.login_failures > 5)
+            assert done == []
+            assert lun.session.recovering
+            server.come_back()
+        assert done == [bytes(512)]
+        assert lun.session.statistics.recoveries == 1
 
 
 async def test_not_at_all() -> None:
     """recovery_timeout 0: I/O fails at once; the session comes back all the same."""
     server = TargetServer([make_target()])
-    async with server.running() as portal:
-        async with pyscsi_init.open_lun(
+    async with (
+        server.running() as portal,
+        pyscsi_init.open_lun(
             url_of(portal.address),
             settings=replace(WAIT, recovery_timeout=0),
             initiator_name=INITIATOR,
-        ) as lun:
-            held = server.targets[IQN].faults.hold_writes()
-            errors: list[Exception] = []
+        ) as lun,
+    ):
+        held = server.targets[IQN].faults.hold_writes()
+        errors: list[Exception] = []
 
-            async def write() -> None:
-                try:
-                    await lun.write(0, bytes(512))
-                except SessionFailed as error:
-                    errors.append(error)
+        async def write() -> None:
+            try:
+                await lun.write(0, bytes(512))
+            except SessionFailed as error:
+                errors.append(error)
 
-            with anyio.fail_after(PATIENCE):
-                async with anyio.create_task_group() as group:
-                    group.start_soon(write)
-                    await held.wait()
-                    server.go_down()
-            assert "did not come back" in str(errors[0])
-            with pytest.raises(SessionFailed):
-                await lun.read(0, 512)
-            held.release()
-            server.come_back()
-            await until(lambda: not lun.session.recovering)
-            with anyio.fail_after(PATIENCE):
-                await lun.read(0, 512)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(write)
+                await held.wait()
+                server.go_down()
+        assert "did not come back" in str(errors[0])
+        with pytest.raises(SessionFailed):
+            await lun.read(0, 512)
+        held.release()
+        server.come_back()
+        await until(lambda: not lun.session.recovering)
+        with anyio.fail_after(PATIENCE):
+            await lun.read(0, 512)
 
 
 async def test_for_a_time() -> None:
     """recovery_timeout N: I/O waits so long, fails then, and works again when the target does."""
     server = TargetServer([make_target()])
-    async with server.running() as portal:
-        async with pyscsi_init.open_lun(
+    async with (
+        server.running() as portal,
+        pyscsi_init.open_lun(
             url_of(portal.address),
             settings=replace(WAIT, recovery_timeout=0.3),
             initiator_name=INITIATOR,
-        ) as lun:
-            server.go_down()
-            began = anyio.current_time()
-            with pytest.raises(SessionFailed, match=r"within 0\.3 s"):
-                await lun.read(0, 512)
-            assert 0.2 < anyio.current_time() - began < 5
-            server.come_back()
-            await until(lambda: not lun.session.recovering)
-            assert await lun.read(0, 512) == bytes(512)
-            # The next loss has its own time.
-            server.targets[IQN].drop_connections()
-            assert await lun.read(0, 512) == bytes(512)
+        ) as lun,
+    ):
+        server.go_down()
+        began = anyio.current_time()
+        with pytest.raises(SessionFailed, match=r"within 0\.3 s"):
+            await lun.read(0, 512)
+        assert 0.2 < anyio.current_time() - began < 5
+        server.come_back()
+        await until(lambda: not lun.session.recovering)
+        assert await lun.read(0, 512) == bytes(512)
+        # The next loss has its own time.
+        server.targets[IQN].drop_connections()
+        assert await lun.read(0, 512) == bytes(512)
 
 
 async def test_a_loss_right_after_the_first_login(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,34 +155,34 @@ async def test_a_loss_right_after_the_first_login(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_loss_under_the_barrier_begins_it_anew() -> None:
     server = TargetServer([make_target()])
-    async with server.running() as portal:
-        async with pyscsi_init.open_lun(
+    async with (
+        server.running() as portal,
+        pyscsi_init.open_lun(
             url_of(portal.address), settings=WAIT, initiator_name=INITIATOR
-        ) as lun:
-            calls: list[int] = []
+        ) as lun,
+    ):
+        calls: list[int] = []
 
-            async def restorer() -> None:
-                calls.append(1)
-                if len(calls) < 4:
-                    lun.session.drop("under the barrier")
-                if len(calls) == 2:
-                    raise ConnectionLost("it says so too")
+        async def restorer() -> None:
+            calls.append(1)
+            if len(calls) < 4:
+                lun.session.drop("under the barrier")
+            if len(calls) == 2:
+                raise ConnectionLost("it says so too")
 
-            lun.session.restorers.insert(0, restorer)
-            server.targets[IQN].drop_connections()
-            with anyio.fail_after(PATIENCE):
-                assert await lun.read(0, 512) == bytes(512)
-            assert len(calls) == 4
-            assert lun.session.statistics.recoveries == 1
+        lun.session.restorers.insert(0, restorer)
+        server.targets[IQN].drop_connections()
+        with anyio.fail_after(PATIENCE):
+            assert await lun.read(0, 512) == bytes(512)
+        assert len(calls) == 4
+        assert lun.session.statistics.recoveries == 1
 
 
 async def test_time2wait_is_kept_after_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 7143 7.5: DefaultTime2Wait before the next login."""
     server = TargetServer([make_target(default_time2wait=1)])
     async with server.running() as portal:
-        async with open_session(
-            [portal], IQN, settings=WAIT, initiator_name=INITIATOR
-        ) as session:
+        async with open_session([portal], IQN, settings=WAIT, initiator_name=INITIATOR) as session:
             session.drop("test")
             began = anyio.current_time()
             await until(lambda: session.state is SessionState.Q3_LOGGED_IN)

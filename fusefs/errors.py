@@ -226,7 +226,7 @@ class DeviceBusy(VolumeError):
         why = ", ".join(parts) or "nothing visible from here uses it, perhaps another namespace"
         super().__init__(
             f"{self.noun} {path} is busy: {why}",
-            remedy="end what uses it and try again, or detach lazily",
+            remedy="end what uses it and try again",
         )
 
     @property
@@ -350,16 +350,11 @@ class AlreadyAttached(VolumeError):
     def __init__(self, name: str, *, other: str) -> None:
         self.name = name
         self.other = other
-        if name == other:
-            super().__init__(
-                f"volume {name!r} is attached already", remedy="use it, or detach it first"
-            )
-            return
-        super().__init__(
-            f"the logical unit of volume {name!r} is attached here as volume {other!r}, and one "
-            "filesystem mounted twice is destroyed",
-            remedy=f"use volume {other!r}, detach it first, or attach both read-only",
-        )
+        text = f"volume {name!r} is attached already"
+        if name != other:
+            text = f"the logical unit of {name!r} is attached here as volume {other!r}"
+        remedy = f"use volume {other!r}, detach it first, or attach both read-only"
+        super().__init__(f"{text}; used twice its filesystem is destroyed", remedy=remedy)
 
 
 class OperationInProgress(VolumeError):

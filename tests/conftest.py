@@ -150,12 +150,20 @@ def _no_forgotten_processes() -> Iterator[None]:
     leaks.check_processes(before, SESSION_MARK)
 
 
-def pytest_sessionfinish() -> None:
-    """End what is still there by its pid, so that no run disturbs the next one."""
+_BEFORE = leaks.of_the_host()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what is still there by its pid, so that no run disturbs the next one; and where the
+    machine is the run's own, fail for whatever it left on the host."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
         return
     for pid in processes.marked_processes(SESSION_MARK) - _ancestors():
         processes.end(pid)
+    left = leaks.of_the_host() - _BEFORE
+    if left and requirements.on_ci():
+        sys.stderr.write(f"\nleft on the host by this run: {'; '.join(sorted(left))}\n")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _ancestors() -> set[int]:

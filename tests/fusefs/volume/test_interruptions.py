@@ -112,9 +112,10 @@ async def test_the_end_by_force_while_the_target_hangs(node: Node) -> None:
             await eventually(waits)
             started = time.monotonic()
             report = await node.manager.umount("data", force=True)
-            assert time.monotonic() - started < 15
+            assert time.monotonic() - started < 25
     assert report.requests_in_flight
-    assert report.problems == []
+    # A target that only hangs looks healthy for a while: saving what can be saved is tried, and told.
+    assert all("took longer" in problem for problem in report.problems)
     assert outcome == ["Input/output error"]
     node.assert_nothing_left()
 

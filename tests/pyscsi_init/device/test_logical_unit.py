@@ -272,7 +272,8 @@ async def test_two_luns_of_one_session_recover_together() -> None:
     target = make_target(RamDisk(MEBI))
     target.add_lun(1, RamDisk(MEBI))
     server = TargetServer([target])
-    async with server.running() as portal:
+    async with contextlib.AsyncExitStack() as stack:
+        portal = await stack.enter_async_context(server.running())
         async with open_session([portal], IQN, settings=WAIT, initiator_name=INITIATOR) as session:
             units = [await pyscsi_init.device.logical_unit.attach_unit(session, n) for n in (0, 1)]
             hold = target.faults.hold_writes()

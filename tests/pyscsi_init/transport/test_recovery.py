@@ -178,15 +178,17 @@ async def test_a_loss_under_the_barrier_begins_it_anew() -> None:
         assert lun.session.statistics.recoveries == 1
 
 
-async def test_time2wait_is_kept_after_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_time2wait_is_kept_after_a_loss() -> None:
     """RFC 7143 7.5: DefaultTime2Wait before the next login."""
     server = TargetServer([make_target(default_time2wait=1)])
-    async with server.running() as portal:
-        async with open_session([portal], IQN, settings=WAIT, initiator_name=INITIATOR) as session:
-            session.drop("test")
-            began = anyio.current_time()
-            await until(lambda: session.state is SessionState.Q3_LOGGED_IN)
-            assert anyio.current_time() - began >= 0.99
+    async with (
+        server.running() as portal,
+        open_session([portal], IQN, settings=WAIT, initiator_name=INITIATOR) as session,
+    ):
+        session.drop("test")
+        began = anyio.current_time()
+        await until(lambda: session.state is SessionState.Q3_LOGGED_IN)
+        assert anyio.current_time() - began >= 0.99
 
 
 async def test_nothing_of_a_session_stays_in_a_reactor_that_lives_on() -> None:

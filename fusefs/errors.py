@@ -352,7 +352,7 @@ class AlreadyAttached(VolumeError):
         self.other = other
         text = f"volume {name!r} is attached already"
         if name != other:
-            text = f"the logical unit of {name!r} is attached here as volume {other!r}"
+            text = f"the LUN of volume {name!r} is attached here as volume {other!r}"
         remedy = f"use volume {other!r}, detach it first, or attach both read-only"
         super().__init__(f"{text}; used twice its filesystem is destroyed", remedy=remedy)
 

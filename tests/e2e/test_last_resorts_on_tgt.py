@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,6 +85,8 @@ def test_a_dead_worker_is_said_to_have_lost_data(volumes: Volumes, disk_url: str
     _, told = umount.communicate(timeout=60)
     assert umount.returncode != 0
     assert "lost" in told
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(volume.worker_pid, 0)  # started here, ended by a command that is not its parent
     assert volumes.status() == []
 
 

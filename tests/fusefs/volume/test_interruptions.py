@@ -114,7 +114,7 @@ async def test_the_end_by_force_while_the_target_hangs(node: Node) -> None:
             report = await node.manager.umount("data", force=True)
             assert time.monotonic() - started < 25
     assert report.requests_in_flight
-    # A target that only hangs looks healthy for a while: saving what can be saved is tried, and told.
+    # A target that only hangs looks healthy for a while: saving is tried, and the failure told.
     assert all("took longer" in problem for problem in report.problems)
     assert outcome == ["Input/output error"]
     node.assert_nothing_left()

@@ -34,6 +34,9 @@ MAX_RETRIES = 20
 MAX_DELAYED_RETRIES = 90
 """Waits of at most a second: a failover of a target that answers BUSY takes tens of seconds."""
 
+ABORT_MARGIN = 3.0
+"""Seconds beyond the time of an abort: the session looks at its deadlines once a second."""
+
 _MODIFYING = frozenset({Operation.WRITE, Operation.DISCARD, Operation.WRITE_ZEROES})
 
 _TRANSFERS = frozenset({Opcode.READ_10, Opcode.READ_16, Opcode.WRITE_10, Opcode.WRITE_16})
@@ -349,7 +352,7 @@ class ScsiBlockDevice(BlockDevice):
             await self._drained(settings.logout_timeout)
         for request in list(self._tasks):
             self.cancel(request)
-        await self._drained(settings.task_management_timeout + 2 * settings.logout_timeout)
+        await self._drained(settings.task_management_timeout + ABORT_MARGIN)
         self.watch.close()
 
     async def _drained(self, seconds: float) -> None:

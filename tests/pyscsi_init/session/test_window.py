@@ -144,6 +144,9 @@ def test_seq_008_a_window_that_ends_before_it_begins_is_ignored() -> None:
     """RFC 7143 4.2.2.1: MaxCmdSN less than ExpCmdSN-1: both are ignored."""
     script = Script(window=4).log_in()
     script.send(script.nop_in(exp_cmd_sn=1000, max_cmd_sn=998))
+    script.send(script.nop_in(exp_cmd_sn=2000, max_cmd_sn=1998))  # neither of them
+    assert not script.lost
+    assert script.machine.window.exp_cmd_sn == 1000
     for _ in range(6):
         script.read(0)
     assert len(script.take()) == 4

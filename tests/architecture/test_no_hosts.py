@@ -49,4 +49,4 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
 @pytest.mark.parametrize("text", ["https://pypi" + ".org/simple", "/opt/" + "venv/bin/python"])
 def test_the_law_itself(text: str) -> None:
     assert FORBIDDEN.search(text)
-    assert not FORBIDDEN.search("apt-get install docker.io; cd ./work/main")
+    assert not FORBIDDEN.search("apt-get install docker.io; cd ./src/main")

@@ -146,7 +146,7 @@ class VolumeSpec:
             InvalidSpec: an override that is unknown or out of range, or two answers to the
                 question how long to wait.
         """
-        timeout = _recovery_timeout(self.on_disconnect)
+        timeout = recovery_timeout(self.on_disconnect)
         base = Settings(recovery_timeout=timeout)
         settings = settings_from_mapping(self.settings, base)
         if self.on_disconnect != "wait" and settings.recovery_timeout != timeout:
@@ -222,7 +222,12 @@ def _check_mount_option(option: str) -> None:
         )
 
 
-def _recovery_timeout(on_disconnect: str) -> float | None:
+def recovery_timeout(on_disconnect: str) -> float | None:
+    """What ``on_disconnect`` says, as the setting of that name: seconds, None for ever.
+
+    Raises:
+        InvalidSpec: it is none of the three forms.
+    """
     if on_disconnect == "wait":
         return None
     if on_disconnect == "fail-fast":

@@ -19,9 +19,9 @@ from fusefs.cli import output, runner
 from fusefs.cli.exit_codes import HOST
 from fusefs.cli.options import LoginOptions, common_options, json_option, login_options
 from fusefs.cli.output import Invocation
-from fusefs.errors import NotAllowed
+from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.host import LinuxHost
-from fusefs.spec import FILESYSTEMS, FUSE_CHANNELS, VolumeSpec
+from fusefs.spec import FILESYSTEMS, FUSE_CHANNELS, VolumeSpec, recovery_timeout
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
@@ -32,7 +32,6 @@ from pyscsi_init.url import parse_url
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-LONGEST_WAIT_S = 31536000
 
 WAIT = Settings(recovery_timeout=None)
 """What a volume's settings are compared with: its own default is to wait for the target."""
@@ -41,18 +40,13 @@ WAIT = Settings(recovery_timeout=None)
 def _on_disconnect(
     _ctx: click.Context, _parameter: click.Parameter, text: str | None
 ) -> str | None:
-    """As VolumeSpec writes it."""
-    if text is None or text in ("wait", "fail-fast"):
-        return text
-    kind, _, seconds = text.partition("=")
-    try:
-        if kind == "fail-after" and 0 < float(seconds) <= LONGEST_WAIT_S:
-            return f"fail-after={seconds}"
-    except ValueError:
-        pass
-    raise ConfigurationError(
-        "--on-disconnect", text, "is not known", "one of wait, fail-fast, fail-after=SECONDS"
-    )
+    """Checked as VolumeSpec does, under the name that it has here."""
+    if text is not None:
+        try:
+            recovery_timeout(text)
+        except InvalidSpec as error:
+            raise ConfigurationError("--on-disconnect", text, error.reason, error.remedy) from error
+    return text
 
 
 def _volume_options(command: Command) -> Command:

@@ -18,6 +18,8 @@ import pyscsi_init
 from pyscsi_init import LogicalUnit, Settings
 from pyscsi_init.testing import Disk, RamDisk, Target, TargetServer, TargetSettings
 
+from . import waiting
+
 T = TypeVar("T")
 IQN = "iqn.2026-11.example:faulty"
 INITIATOR = "iqn.2026-11.example:tester"
@@ -72,9 +74,7 @@ async def opened(
 
 async def until(condition: Callable[[], object]) -> None:
     """Return when it holds; fail where it does not come to hold."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 (any condition, nobody tells when it changes)
-            await anyio.sleep(0.005)
+    await waiting.until(condition, PATIENCE)
 
 
 class TargetThread:

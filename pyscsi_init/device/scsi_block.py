@@ -304,8 +304,7 @@ class ScsiBlockDevice(BlockDevice):
 
     def content_changed(self) -> None:
         """Something else than a request of ours may have written: look at the start again."""
-        self.witness.forget()
-        self.watch.refresh_content()
+        self.watch.content_changed()
 
     def _started(self, request: BlockRequest) -> None:
         if request.operation is Operation.DISCARD:

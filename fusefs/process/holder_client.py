@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking the holder of a run directory, and starting it where none runs.
+
+Each call is one connection. A holder that ends while it is asked (its last volume was forgotten) is
+no failure: the next one is started and asked. Volumes whose holder died are found again by the one
+that any call here starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from fusefs.errors import WorkerFailed
+from fusefs.host import Host
+from fusefs.process import places
+from fusefs.process.launch import (
+    ZYGOTE_MODULE,
+    StartedWorker,
+    code_of_this_process,
+    spawn_holder,
+)
+from fusefs.process.messages import StartDocument
+from fusefs.process.packets import (
+    BadPacket,
+    Packet,
+    encode,
+    peer_of,
+    receive,
+    send_with_descriptors,
+)
+from fusefs.process.pids import WorkerIdentity
+
+START_SECONDS = 20.0
+"""For a holder to be there, and for a zygote that imports everything on a slow machine."""
+ANSWER_SECONDS = 5.0
+FORK_SECONDS = 30.0
+END_SECONDS = 5.0
+ASKING_SECONDS = 2.0
+"""How long a holder that has just begun may take to hear of its volumes."""
+_PAUSE_S = 0.01
+_NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EAGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFacts:
+    """What the holder says of a volume."""
+
+    state: str
+    """starting, serving, waiting (for the next worker), over (ended in order), dead."""
+    worker: WorkerIdentity | None
+    restarts: int
+    last_death: str
+    restart_in_s: float | None
+    """Seconds to the next attempt; None unless waiting."""
+    native: bool = True
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether there is a worker, or will be one by itself."""
+        return self.state in ("starting", "serving", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class HolderStatus:
+    """What the holder says of itself and of its volumes. Without a holder: nothing."""
+
+    volumes: Mapping[str, HeldFacts] = field(default_factory=dict)
+    pid: int | None = None
+    zygote_pid: int | None = None
+    notes: tuple[str, ...] = ()
+    """What of its protection could not be done on this host."""
+
+
+class HolderClient:
+    """The holder of the run directory ``run``."""
+
+    def __init__(
+        self,
+        run: Path | str,
+        host: Host,
+        *,
+        zygote: str = ZYGOTE_MODULE,
+        silence_s: float | None = None,
+    ) -> None:
+        """``zygote`` is the module that its zygotes run; ``silence_s`` after how many seconds
+        without a beat a worker is killed, if not the usual."""
+        self._run = Path(run)
+        self._host = host
+        self._zygote = zygote
+        self._silence_s = silence_s
+
+    # -- volumes ----------------------------------------------------------------------------------
+
+    async def start(
+        self, document: StartDocument, descriptors: Mapping[str, int], log: Path
+    ) -> StartedWorker:
+        """Let the holder keep a volume and start its first worker.
+
+        ``descriptors`` are ``fuse``, ``slots`` (with the native channel); they stay the caller's.
+
+        Raises:
+            WorkerFailed: it could not be started.
+        """
+        name = document.spec.name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.ExitStack() as ours:
+            ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+            ours.callback(os.close, ready_write)
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(os.close, ready_read)
+                log_fd = os.open(log, flags, 0o600)
+                ours.callback(os.close, log_fd)
+                named = {**descriptors, "ready": ready_write, "log": log_fd}
+                values = {
+                    "request": "start",
+                    "name": name,
+                    "directory": Path(document.directory).name,
+                    "native": document.spec.fuse_channel == "native",
+                    "descriptors": list(named),
+                }
+                result = await self._ask(
+                    name, values, document.encode(), list(named.values()), FORK_SECONDS
+                )
+                on_failure.pop_all()
+        identity = WorkerIdentity(int(result["pid"]), int(result["start_time"]))
+        return StartedWorker(name, identity, ready_read, log)
+
+    @asynccontextmanager
+    async def ending(self, name: str) -> AsyncIterator[None]:
+        """While inside, nobody follows a worker of the volume that dies. If it was not forgotten
+        inside, and its worker lives, it is held on as before."""
+        connection = await self._connect(start=False)
+        if connection is None:
+            yield
+            return
+        with connection:
+            await _exchange(connection, {"request": "ending", "name": name}, b"", (), name)
+            yield
+
+    async def forget(self, name: str) -> None:
+        """Let go of a volume. A holder that has none left ends; it has ended on return."""
+        connection = await self._connect(start=False)
+        if connection is None:
+            return
+        with connection:
+            try:
+                pidfd = os.pidfd_open(peer_of(connection)[0])
+            except OSError:
+                return
+            try:
+                request = {"request": "forget", "name": name}
+                result = await _exchange(connection, request, b"", (), name)
+                if result["ends"]:
+                    with anyio.move_on_after(END_SECONDS):
+                        await anyio.wait_readable(pidfd)
+                    await anyio.to_thread.run_sync(self._host.remove_process_group)
+            except WorkerFailed:
+                return  # it ended by itself
+            finally:
+                os.close(pidfd)
+
+    async def status(self) -> HolderStatus:
+        """What the holder knows. It is started where none runs and there are volumes.
+
+        Raises:
+            WorkerFailed: there are volumes, and no holder can be had.
+        """
+        if not await anyio.to_thread.run_sync(self._has_volumes):
+            return HolderStatus()
+        deadline = anyio.current_time() + ASKING_SECONDS
+        while True:
+            volumes: dict[str, HeldFacts] = {}
+            values = await self._ask("", {"request": "status"}, also=_collect(volumes))
+            if not values.get("asking") or anyio.current_time() > deadline:
+                return HolderStatus(
+                    volumes,
+                    int(values["pid"]),
+                    int(values["zygote_pid"]) or None,
+                    tuple(values["notes"]),
+                )
+            await anyio.sleep(_PAUSE_S)
+
+    # -- replacing --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def successor(self, name: str) -> AsyncIterator[Callable[[float], Any]]:
+        """Inside, the worker is to be made to end; the yielded function then waits, at most so many
+        seconds, until its successor serves, and returns what ``status`` says of it.
+
+        The function raises WorkerFailed if there will be none.
+        """
+        connection = await self._connect(start=True)
+        assert connection is not None  # noqa: S101  (it was started)
+        with connection:
+            await _send(connection, {"request": "successor", "name": name})
+
+            async def wait(seconds: float) -> Mapping[str, Any]:
+                try:
+                    with anyio.fail_after(seconds):
+                        return await _result(connection, name)
+                except TimeoutError:
+                    why = f"its successor does not serve after {seconds:g} s"
+                    raise WorkerFailed(name, why) from None
+
+            yield wait
+
+    async def renew_zygote(self) -> int:
+        """Let workers come from the code of this process from now on; the zygote's number.
+
+        Raises:
+            WorkerFailed: the new zygote did not come up; the old one goes on.
+        """
+        request = {"request": "zygote", **code_of_this_process()}
+        return int((await self._ask("", request, seconds=FORK_SECONDS))["pid"])
+
+    async def renew_holder(self) -> int:
+        """Replace the holder by one of the code of this process; the number of the one there is.
+
+        Raises:
+            WorkerFailed: none can be had.
+        """
+        before = (await self._ask("", {"request": "status"}, also=_collect({})))["pid"]
+        await self._start(take_over=True)
+        deadline = anyio.current_time() + START_SECONDS
+        while True:
+            now = (await self._ask("", {"request": "status"}, also=_collect({})))["pid"]
+            if now != before or anyio.current_time() > deadline:
+                return int(now)
+            await anyio.sleep(_PAUSE_S)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _has_volumes(self) -> bool:
+        try:
+            return any((self._run / places.VOLUMES).iterdir())
+        except FileNotFoundError:
+            return False
+
+    async def _ask(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        payload: bytes = b"",
+        descriptors: Sequence[int] = (),
+        seconds: float = ANSWER_SECONDS,
+        also: Callable[[Packet], None] | None = None,
+    ) -> Mapping[str, Any]:
+        """One request. Asked again where the holder ended without an answer: it does nothing more
+        when it has begun to end."""
+        deadline = anyio.current_time() + START_SECONDS
+        while True:
+            connection = await self._connect(start=True)
+            assert connection is not None  # noqa: S101
+            with connection:
+                try:
+                    return await _exchange(
+                        connection, values, payload, descriptors, name, seconds, also
+                    )
+                except _Ended:
+                    if anyio.current_time() > deadline:
+                        raise
+
+    async def _connect(self, *, start: bool) -> socket.socket | None:
+        deadline = anyio.current_time() + START_SECONDS
+        started = False
+        while True:
+            connection = _connected(self._run)
+            if connection is not None or not start:
+                return connection
+            if anyio.current_time() > deadline:
+                raise WorkerFailed("", f"no holder comes up; see {self._run / places.LOG_NAME}")
+            if not started:
+                await self._start()
+                started = True
+                deadline = anyio.current_time() + START_SECONDS
+            await anyio.sleep(_PAUSE_S)
+
+    async def _start(self, *, take_over: bool = False) -> None:
+        configuration = {
+            **code_of_this_process(),
+            "run": str(self._run),
+            "zygote": self._zygote,
+            "silence_s": self._silence_s,
+            "take_over": take_over,
+        }
+
+        def begin() -> None:
+            spawn_holder(
+                configuration,
+                prefix=self._host.process_group_command(),
+                before=self._host.leave_process_group,
+            )
+
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(begin)
+        except OSError as error:
+            raise WorkerFailed("", f"no holder can be started: {error}") from error
+
+
+class _Ended(WorkerFailed):
+    """The holder went away without an answer."""
+
+
+def _connected(run: Path) -> socket.socket | None:
+    try:
+        directory = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(places.holder_path(directory))
+    except OSError as error:
+        connection.close()
+        if error.errno not in _NOBODY:
+            raise WorkerFailed("", f"its holder cannot be asked: {error.strerror}") from error
+        return None
+    finally:
+        os.close(directory)
+    return connection
+
+
+def _collect(volumes: dict[str, HeldFacts]) -> Callable[[Packet], None]:
+    def collect(packet: Packet) -> None:
+        facts = packet.values["facts"]
+        pid = int(facts["pid"])
+        volumes[str(packet.values["volume"])] = HeldFacts(
+            str(facts["state"]),
+            WorkerIdentity(pid, int(facts["start_time"])) if pid else None,
+            int(facts["restarts"]),
+            str(facts["last_death"]),
+            facts["restart_in_s"],
+            bool(facts["native"]),
+        )
+
+    return collect
+
+
+async def _send(
+    connection: socket.socket,
+    values: Mapping[str, Any],
+    payload: bytes = b"",
+    descriptors: Sequence[int] = (),
+) -> None:
+    data = encode(values, payload)
+    while True:
+        try:
+            send_with_descriptors(connection, data, descriptors)
+        except BlockingIOError:
+            await anyio.wait_writable(connection)
+        else:
+            return
+
+
+async def _exchange(
+    connection: socket.socket,
+    values: Mapping[str, Any],
+    payload: bytes,
+    descriptors: Sequence[int],
+    name: str,
+    seconds: float = ANSWER_SECONDS,
+    also: Callable[[Packet], None] | None = None,
+) -> Mapping[str, Any]:
+    try:
+        with anyio.fail_after(seconds):
+            await _send(connection, values, payload, descriptors)
+            return await _result(connection, name, also)
+    except TimeoutError:
+        what = values.get("request")
+        raise WorkerFailed(name, f"the holder did not answer {what!r} in {seconds:g} s") from None
+    except OSError as error:
+        raise _Ended(name, f"its holder went away: {error.strerror}") from error
+
+
+async def _result(
+    connection: socket.socket, name: str, also: Callable[[Packet], None] | None = None
+) -> Mapping[str, Any]:
+    while True:
+        try:
+            packet = receive(connection)
+        except BlockingIOError:
+            await anyio.wait_readable(connection)
+            continue
+        except (OSError, BadPacket) as error:
+            raise _Ended(name, f"its holder went away: {error}") from error
+        if packet is None:
+            raise _Ended(name, "its holder went away")
+        packet.close()
+        if "ok" not in packet.values:
+            if also is not None:
+                also(packet)
+            continue
+        if packet.values["ok"] is not True:
+            raise WorkerFailed(name, str(packet.values.get("error")))
+        return dict(packet.values["result"])

@@ -296,6 +296,7 @@ class Keeping:
                 volume.exit_status = status
             elif volume.last_death.startswith(f"worker {pid}: {_ENDED}"):
                 volume.last_death = volume.last_death.replace(_ENDED, end_of(status), 1)
+                log.info("volume %s: %s", volume.name, volume.last_death)
 
     # -- hung workers -----------------------------------------------------------------------------
 

@@ -19,5 +19,5 @@ _PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans() -> bool:
     """Ask the kernel for it; False where it refuses."""
     with contextlib.suppress(OSError, AttributeError):
-        return ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     return False

@@ -24,8 +24,7 @@ from fusefs.errors import (
     VolumeError,
 )
 from fusefs.host import Host
-from fusefs.process.launch import StartedWorker, start_worker
-from fusefs.process.messages import StartDocument
+from fusefs.process.holder_client import HeldFacts, HolderClient, HolderStatus
 from fusefs.spec import VolumeSpec
 from fusefs.volume import checks, isids, status
 from fusefs.volume.hostcalls import host_call, shielded
@@ -49,8 +48,6 @@ from pyscsi_init.secret import Chap
 LOCK_SECONDS = 10.0
 IDENTITY_LOCK_SECONDS = 60.0
 
-Launcher = Callable[[StartDocument, Path], StartedWorker]
-
 
 class VolumeManager:
     """Use it from any task; calls for different volumes run at the same time."""
@@ -62,16 +59,17 @@ class VolumeManager:
         state_dir: Path | str | None = None,
         *,
         lock_timeout_s: float = LOCK_SECONDS,
-        launch: Launcher = start_worker,
+        holder: HolderClient | None = None,
     ) -> None:
         """Nothing is touched before the first call.
 
-        ``lock_timeout_s`` is how long a call waits for another one on the same volume.
+        ``lock_timeout_s`` is how long a call waits for another one on the same volume. ``holder``
+        is whom to ask for the workers, if not the usual one of the run directory.
         """
         self._host = host
         self._directories = Directories(run_dir, state_dir)
         self._lock_timeout_s = lock_timeout_s
-        self._launch = launch
+        self._holder = holder or HolderClient(self._directories.run, host)
 
     # -- from the wire up -------------------------------------------------------------------------
 
@@ -136,7 +134,6 @@ class VolumeManager:
             volume = Composition(
                 self._pieces(state),
                 state_directory=str(self._directories.state),
-                launch=self._launch,
                 chap=chap,
                 isid=isid,
                 progress=progress,
@@ -271,6 +268,10 @@ class VolumeManager:
         locked = await host_call(functools.partial(is_locked, self._directories.lock(name)))
         return await status.look(volume, being_worked_on=locked)
 
+    async def holder_status(self) -> HolderStatus:
+        """What the holder says of itself and of all volumes."""
+        return await self._holder.status()
+
     # -- inside -----------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -287,15 +288,18 @@ class VolumeManager:
         async with file_lock(path, real, self._lock_timeout_s):
             yield
 
-    def _pieces(self, state: VolumeState) -> Pieces:
-        return Pieces(self._host, self._directories.volume(state.name), state)
+    def _pieces(self, state: VolumeState, held: HeldFacts | None = None) -> Pieces:
+        paths = self._directories.volume(state.name)
+        return Pieces(self._host, paths, state, self._holder, held)
 
     async def _existing(self, name: str) -> Pieces:
         paths = self._directories.volume(name)
         state = await host_call(functools.partial(load_state, paths.state))
         if state is None:
             raise NoSuchVolume(name)
-        return Pieces(self._host, paths, state)
+        volume = self._pieces(state)
+        await volume.ask_the_holder()
+        return volume
 
     def _names(self) -> list[str]:
         try:
@@ -341,11 +345,15 @@ class VolumeManager:
     async def _refuse_conflict(
         self, state: VolumeState, same: Callable[[VolumeState, VolumeState], bool]
     ) -> None:
-        for other in await self._states():
+        states = await self._states()
+        held = (await self._holder.status()).volumes if states else {}
+        for other in states:
             if other.name == state.name or (other.spec.read_only and state.spec.read_only):
                 continue
             # Before its own admission a volume takes nothing: of two at once the first one wins.
-            if other.phase == "logging-in" or not self._pieces(other).worker_is_alive():
+            if other.phase == "logging-in":
+                continue
+            if not self._pieces(other, held.get(other.name)).is_served():
                 continue
             if same(state, other):
                 raise AlreadyAttached(state.name, other=other.name)

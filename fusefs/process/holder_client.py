@@ -140,12 +140,13 @@ class HolderClient:
     async def ending(self, name: str) -> AsyncIterator[None]:
         """While inside, nobody follows a worker of the volume that dies. If it was not forgotten
         inside, and its worker lives, it is held on as before."""
-        connection = await self._connect(start=False)
-        if connection is None:
-            yield
-            return
-        with connection:
-            await _exchange(connection, {"request": "ending", "name": name}, b"", (), name)
+        with contextlib.ExitStack() as ours:
+            connection = await self._connect(start=False)
+            if connection is not None:
+                ours.enter_context(connection)
+                with contextlib.suppress(_Ended):  # so it has no volume any more
+                    request = {"request": "ending", "name": name}
+                    await _exchange(connection, request, b"", (), name)
             yield
 
     async def forget(self, name: str) -> None:
@@ -165,17 +166,22 @@ class HolderClient:
                     with anyio.move_on_after(END_SECONDS):
                         await anyio.wait_readable(pidfd)
                     await anyio.to_thread.run_sync(self._host.remove_process_group)
-            except WorkerFailed:
-                return  # it ended by itself
+            except _Ended:
+                return
             finally:
                 os.close(pidfd)
 
-    async def status(self) -> HolderStatus:
-        """What the holder knows. It is started where none runs and there are volumes.
+    async def status(self, *, start: bool = True) -> HolderStatus:
+        """What the holder knows. With ``start`` it is started where none runs and there are volumes.
 
         Raises:
             WorkerFailed: there are volumes, and no holder can be had.
         """
+        if not start:
+            connection = await self._connect(start=False)
+            if connection is None:
+                return HolderStatus()
+            connection.close()
         if not await anyio.to_thread.run_sync(self._has_volumes):
             return HolderStatus()
         deadline = anyio.current_time() + ASKING_SECONDS

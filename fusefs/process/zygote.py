@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from fusefs.process.inherited import Inherited
 from fusefs.process.launch import spawn_holder
@@ -179,7 +179,7 @@ def _version() -> str:
         return ""
 
 
-def main(serve: Serve | None = None) -> int:
+def main(serve: Serve | None = None) -> NoReturn:
     """Run a zygote in this process; ``serve`` is what a worker does, and its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -198,8 +198,9 @@ def main(serve: Serve | None = None) -> int:
     gc.collect()
     gc.freeze()
     Zygote(control, serve).run()
-    return 0
+    # There is nothing to undo, and who replaces or ends us waits for it.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

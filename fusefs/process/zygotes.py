@@ -245,7 +245,7 @@ class Zygotes:
             old = self.current
             self._take(zygote)
             if old is not None:
-                self._end(old)
+                self._retire(old)
         if zygote.told is not None:
             zygote.told("")
             zygote.told = None
@@ -297,15 +297,16 @@ class Zygotes:
 
     # -- the end ----------------------------------------------------------------------------------
 
-    def _end(self, zygote: Zygote) -> None:
-        """Tell one to end; its workers go on."""
-        self._loop.unwatch(zygote.connection.fileno())
+    def _retire(self, zygote: Zygote) -> None:
+        """Tell one to end; its workers go on. What it has still to say is heard until it is gone:
+        a socket that is closed with something unread in it would take our word with it."""
         with contextlib.suppress(OSError):
             zygote.outbox.put({"end": True})
-        for request in zygote.pending.values():
+        again, zygote.pending = list(zygote.pending.values()), {}
+        for request in again:
             request.close()
-            self.fork(request)
-        zygote.close()
+            if self.current is not None:
+                self.fork(request)
 
     def end(self) -> None:
         """End the zygote and wait for that, a short time."""
@@ -313,12 +314,16 @@ class Zygotes:
         zygote, self.current = self.current, None
         if zygote is None:
             return
-        pidfd = os.dup(zygote.pidfd)
-        self._end(zygote)
+        if zygote.ready_at is None:
+            # It is importing and does not listen; it has no children yet.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(zygote.pidfd, signal.SIGKILL)
+        self._retire(zygote)
         poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
+        poll.register(zygote.pidfd, select.POLLIN)
         if not poll.poll(END_SECONDS * 1000):
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(zygote.pidfd, signal.SIGKILL)
             poll.poll(END_SECONDS * 1000)
-        os.close(pidfd)
+        self._loop.unwatch(zygote.connection.fileno())
+        zygote.close()

@@ -103,10 +103,11 @@ class Pieces:
         """Whether there is a worker, or there will be one by itself."""
         return self.worker_is_alive() or (self.held is not None and self.held.is_followed)
 
-    async def ask_the_holder(self) -> None:
+    async def ask_the_holder(self, *, start: bool = True) -> None:
         """Look again who the worker is. Without a holder the state file's word stays."""
         try:
-            self.held = (await self.holder.status()).volumes.get(self.state.name)
+            status = await self.holder.status(start=start)
+            self.held = status.volumes.get(self.state.name)
         except WorkerFailed as error:
             log.warning("volume %s: %s", self.state.name, error)
 
@@ -186,7 +187,7 @@ class Pieces:
         """End the worker whatever it says, within a limit, for good. Never raises."""
         try:
             async with self.holder.ending(self.state.name):
-                await self.ask_the_holder()
+                await self.ask_the_holder(start=False)
                 await self._end_worker()
                 await self.forget()
         except WorkerFailed as error:

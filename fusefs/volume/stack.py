@@ -113,7 +113,7 @@ class Composition(Pieces):
         await self.call(self.host.make_private_unbindable, str(self.paths.fuse))
         undo.push_async_callback(shielded, self.end_worker)
         with ExitStack() as ours:
-            descriptors = {"fuse": self.host.open_fuse()}
+            descriptors = {"fuse": await self.call(self.host.open_fuse)}
             ours.callback(os.close, descriptors["fuse"])
             if self.state.spec.fuse_channel == "native":
                 slots = RequestSlots.create()

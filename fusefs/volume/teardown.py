@@ -73,7 +73,7 @@ async def take_down(volume: Pieces) -> DetachReport:
             f"out; try again when it has, or detach by force and lose what is not written",
         )
     async with volume.holder.ending(volume.state.name):
-        await volume.ask_the_holder()
+        await volume.ask_the_holder(start=False)
         return await _take_down(volume)
 
 
@@ -222,7 +222,7 @@ async def take_down_by_force(volume: Pieces) -> DetachReport:
     with anyio.CancelScope(shield=True):
         try:
             async with volume.holder.ending(volume.state.name):
-                await volume.ask_the_holder()
+                await volume.ask_the_holder(start=False)
                 await _take_down_by_force(volume, report)
         except WorkerFailed as error:
             report.problems.append(f"ask the holder: {error}")

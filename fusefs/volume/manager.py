@@ -41,6 +41,7 @@ from fusefs.volume.state import (
     placeholder_state,
 )
 from fusefs.volume.status import VolumeStatus
+from fusefs.volume.replacement import UpgradeReport, replace_worker
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
 from pyscsi_init.device import resolve_chap
 from pyscsi_init.secret import Chap
@@ -267,6 +268,39 @@ class VolumeManager:
             return status.unreadable(name, str(error))
         locked = await host_call(functools.partial(is_locked, self._directories.lock(name)))
         return await status.look(volume, being_worked_on=locked)
+
+    # -- newer code -------------------------------------------------------------------------------
+
+    async def renew_zygote(self) -> int:
+        """From now on workers come from the code of this process; the number of the new zygote.
+
+        Raises:
+            WorkerFailed: it did not come up; the old one goes on, and nothing has changed.
+        """
+        await host_call(self._directories.prepare)
+        return await self._holder.renew_zygote()
+
+    async def upgrade(self, name: str) -> UpgradeReport:
+        """Replace the volume's worker by one of the present zygote, without an I/O error.
+
+        Raises:
+            NoSuchVolume: there is none of this name.
+            NotAllowed: it is served by libfuse; nothing was done.
+            WorkerFailed: it has no worker, its target is away (nothing was done then), or the
+                successor does not serve.
+
+        Cancellation: the worker is followed by a successor in any case.
+        """
+        async with self._lock(name):
+            return await replace_worker(await self._existing(name))
+
+    async def renew_holder(self) -> int:
+        """Replace the holder by one of the code of this process; the number of the one there is.
+
+        Raises:
+            WorkerFailed: the new one did not come up; the old one goes on.
+        """
+        return await self._holder.renew_holder()
 
     async def holder_status(self) -> HolderStatus:
         """What the holder says of itself and of all volumes."""

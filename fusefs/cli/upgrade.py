@@ -44,7 +44,7 @@ def upgrade(invocation: Invocation, name: str | None, every: bool) -> int:
             await manager.get(known)
         if not names:
             return
-        await manager.renew_zygote()
+        await manager.holder.renew_zygote()
         for each in names:
             try:
                 reports.append(await manager.upgrade(each))
@@ -53,7 +53,7 @@ def upgrade(invocation: Invocation, name: str | None, every: bool) -> int:
                     raise
                 problems.append(str(error))
         if every:
-            await manager.renew_holder()
+            await manager.holder.renew_holder()
 
     runner.run(run)
     if invocation.json:

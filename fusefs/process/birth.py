@@ -18,8 +18,8 @@ from fusefs.host import LinuxHost
 from fusefs.process.inherited import Inherited
 from fusefs.process.messages import MAX_LINE_BYTES, BadMessage, StartDocument
 from fusefs.process.ready import Ready
-from fusefs.process.takeover import Opener
-from fusefs.process.worker import Worker, open_volume
+from fusefs.process.takeover import Opener, open_volume
+from fusefs.process.worker import Worker
 
 log = logging.getLogger("fusefs.worker")
 

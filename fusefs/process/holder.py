@@ -21,7 +21,6 @@ import fcntl
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -33,7 +32,8 @@ from fusefs.process import places
 from fusefs.process.held import HeldVolume, Keeping
 from fusefs.process.loop import Loop
 from fusefs.process.orphans import adopt_orphans
-from fusefs.process.packets import BadPacket, Outbox, Packet, close_all, encode, peer_of, receive
+from fusefs.process.packets import Packet, close_all, encode
+from fusefs.process.peers import Peer, Peers
 from fusefs.process.pulse import SILENCE_S
 from fusefs.process.rebuilding import Rebuilding
 from fusefs.process.zygotes import CONTROL_FD, Zygotes
@@ -43,16 +43,7 @@ log = logging.getLogger("fusefs.holder")
 IDLE_S = 2.0
 """A holder that nobody asks for anything, and that has no volume, ends: its command died."""
 LOCK_PATIENCE_S = 5.0
-MAX_PEERS = 64
 HAND_OVER_S = 5.0
-
-
-class Peer:
-    """A command on the socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.outbox = Outbox(connection)
 
 
 class Holder:
@@ -61,12 +52,10 @@ class Holder:
     def __init__(self, configuration: Mapping[str, Any], *, loop: Loop | None = None) -> None:
         self.loop = loop or Loop()
         self._configuration = configuration
-        self._directory = os.open(
-            configuration["run"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        )
+        self._directory = os.open(configuration["run"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = -1
-        self._listener: socket.socket | None = None
-        self._peers: set[Peer] = set()
+        path = places.holder_path(self._directory)
+        self._peers = Peers(self.loop, path, self._serve, self._peer_left)
         self.zygotes = Zygotes(self.loop, configuration, self._exited)
         self.keeping = Keeping(
             self.loop,
@@ -75,8 +64,6 @@ class Holder:
             changed=self._end_if_idle,
         )
         self._rebuilding = Rebuilding(self.loop, self.keeping, configuration["run"])
-        self._had_volumes = False
-        self._uids = frozenset((0, os.geteuid()))
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -90,7 +77,7 @@ class Holder:
             zygote = given
         if not self._get_lock():
             return False
-        self._listen()
+        self._peers.open()
         if zygote is not None:
             self.zygotes.adopt(*zygote)
         self._rebuilding.ask_the_workers()
@@ -125,19 +112,8 @@ class Holder:
                 return False
         return not self._configuration.get("take_over")
 
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        path = places.holder_path(self._directory)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener.bind(path)
-        os.chmod(path, 0o600)
-        listener.listen(MAX_PEERS)
-        self._listener = listener
-        self.loop.watch(listener.fileno(), self._accept)
-
     def _idle(self) -> None:
-        if not self._peers:
+        if not len(self._peers):
             self._end_if_idle()
         self.loop.call_in(IDLE_S, self._idle)
 
@@ -149,13 +125,7 @@ class Holder:
             self._running = False
 
     def _close(self) -> None:
-        if self._listener is not None:
-            self.loop.unwatch(self._listener.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(places.holder_path(self._directory))
-            self._listener.close()
-        for peer in list(self._peers):
-            self._drop(peer)
+        self._peers.close()
         self.zygotes.end()
         log.info("holder %d ends", os.getpid())
         close_all([self._lock, self._directory])
@@ -177,74 +147,10 @@ class Holder:
     def _exited(self, pid: int, status: int) -> None:
         self.keeping.exited(pid, status)
 
-    # -- peers ------------------------------------------------------------------------------------
-
-    def _accept(self) -> None:
-        assert self._listener is not None  # noqa: S101
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        if len(self._peers) >= MAX_PEERS or peer_of(connection)[1] not in self._uids:
-            connection.close()
-            return
-        connection.setblocking(False)
-        peer = Peer(connection)
-        self._peers.add(peer)
-        self._watch(peer)
-
-    def _watch(self, peer: Peer) -> None:
-        events = select.EPOLLIN | (select.EPOLLOUT if peer.outbox else 0)
-        self.loop.watch(peer.connection.fileno(), lambda: self._heard(peer), events)
-
-    def _heard(self, peer: Peer) -> None:
-        try:
-            peer.outbox.flush()
-            packet = receive(peer.connection)
-        except BlockingIOError:
-            self._watch(peer)
-            return
-        except (OSError, BadPacket):
-            packet = None
-        if packet is None:
-            self._drop(peer)
-            return
-        try:
-            self._serve(peer, packet)
-        except Exception as error:  # told to the peer; the volumes are held on
-            log.error("request: %s: %s", type(error).__name__, error)  # noqa: TRY400
-            self._refuse(peer, f"{type(error).__name__}: {error}")
-        finally:
-            packet.close()
-        if peer in self._peers:
-            self._watch(peer)
-
-    def _drop(self, peer: Peer) -> None:
-        if peer not in self._peers:
-            return
-        self._peers.discard(peer)
-        self.loop.unwatch(peer.connection.fileno())
-        peer.outbox.close()
-        peer.connection.close()
+    def _peer_left(self, peer: Peer) -> None:
         for volume in list(self.keeping.volumes.values()):
             if volume.ending is peer:
                 self.keeping.stay(volume)
-
-    def _send(self, peer: Peer, values: Mapping[str, Any]) -> None:
-        if peer not in self._peers:
-            return
-        try:
-            peer.outbox.put(values)
-        except OSError:
-            self._drop(peer)
-        else:
-            self._watch(peer)
-
-    def _answer(self, peer: Peer, result: Mapping[str, Any]) -> None:
-        self._send(peer, {"ok": True, "result": dict(result)})
-
-    def _refuse(self, peer: Peer, why: str) -> None:
-        self._send(peer, {"ok": False, "error": why})
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -260,7 +166,7 @@ class Holder:
         }
         request = requests.get(str(packet.values.get("request")))
         if request is None:
-            self._refuse(peer, "unknown request")
+            self._peers.refuse(peer, "unknown request")
         else:
             request(peer, packet)
 
@@ -268,7 +174,7 @@ class Holder:
         name = str(packet.values["name"])
         old = self.keeping.volumes.get(name)
         if old is not None and old.pidfd >= 0:
-            self._refuse(peer, "it has a worker")
+            self._peers.refuse(peer, "it has a worker")
             return
         self.keeping.forget(name)
         ready = packet.take("ready")
@@ -285,10 +191,10 @@ class Holder:
         def forked() -> None:
             worker = volume.worker
             assert worker is not None  # noqa: S101
-            self._answer(peer, {"pid": worker.pid, "start_time": worker.start_time})
+            self._peers.answer(peer, {"pid": worker.pid, "start_time": worker.start_time})
 
         def failed(why: str) -> None:
-            self._refuse(peer, why)
+            self._peers.refuse(peer, why)
             self.keeping.forget(name)
 
         self.keeping.start(volume, ready, forked, failed)
@@ -301,18 +207,18 @@ class Holder:
         volume = self._volume(packet)
         if volume is not None:
             self.keeping.end(volume, peer)
-        self._answer(peer, {})
+        self._peers.answer(peer, {})
 
     def _on_forget(self, peer: Peer, packet: Packet) -> None:
         self.keeping.forget(str(packet.values["name"]))
-        self._answer(peer, {"pid": os.getpid(), "ends": not self._running})
+        self._peers.answer(peer, {"pid": os.getpid(), "ends": not self._running})
 
     def _on_status(self, peer: Peer, _packet: Packet) -> None:
         """One packet for each volume, then one for the rest."""
         for name, facts in self.keeping.facts().items():
-            self._send(peer, {"volume": name, "facts": facts})
+            self._peers.send(peer, {"volume": name, "facts": facts})
         zygote = self.zygotes.current
-        self._answer(
+        self._peers.answer(
             peer,
             {
                 "pid": os.getpid(),
@@ -327,14 +233,14 @@ class Holder:
         """Answer when the next worker of a volume serves."""
         volume = self._volume(packet)
         if volume is None or not volume.native or volume.told is not None:
-            self._refuse(peer, "there is no worker that could be replaced")
+            self._peers.refuse(peer, "there is no worker that could be replaced")
             return
 
         def told(error: str) -> None:
             if error:
-                self._refuse(peer, error)
+                self._peers.refuse(peer, error)
             else:
-                self._answer(peer, volume.facts(self.loop.now()))
+                self._peers.answer(peer, volume.facts(self.loop.now()))
 
         volume.told = told
 
@@ -345,18 +251,18 @@ class Holder:
 
         def told(error: str) -> None:
             if error:
-                self._refuse(peer, error)
+                self._peers.refuse(peer, error)
             else:
                 self.zygotes.configuration.update(configuration)
                 zygote = self.zygotes.current
-                self._answer(peer, {"pid": zygote.pid if zygote else 0})
+                self._peers.answer(peer, {"pid": zygote.pid if zygote else 0})
 
         self.zygotes.start(configuration, told)
 
     def _on_hand_over(self, peer: Peer, _packet: Packet) -> None:
         """Give everything to the holder that asks, and end."""
         if self.zygotes.is_busy or self._rebuilding.is_busy:
-            self._refuse(peer, "a worker is being started; try again")
+            self._peers.refuse(peer, "a worker is being started; try again")
             return
         # The one time that a peer is waited for, within a limit: it takes our place.
         peer.connection.settimeout(HAND_OVER_S)

@@ -9,12 +9,10 @@ that any call here starts.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,17 @@ import anyio.to_thread
 from fusefs.errors import WorkerFailed
 from fusefs.host import Host
 from fusefs.process import places
+from fusefs.process.exchange import (
+    ANSWER_SECONDS,
+    HeldFacts,
+    HolderEnded,
+    HolderStatus,
+    collecting,
+    connected,
+    exchange,
+    result_of,
+    send,
+)
 from fusefs.process.launch import (
     ZYGOTE_MODULE,
     StartedWorker,
@@ -31,55 +40,16 @@ from fusefs.process.launch import (
     spawn_holder,
 )
 from fusefs.process.messages import StartDocument
-from fusefs.process.packets import (
-    BadPacket,
-    Packet,
-    encode,
-    peer_of,
-    receive,
-    send_with_descriptors,
-)
+from fusefs.process.packets import Packet, peer_of
 from fusefs.process.pids import WorkerIdentity
 
 START_SECONDS = 20.0
 """For a holder to be there, and for a zygote that imports everything on a slow machine."""
-ANSWER_SECONDS = 5.0
 FORK_SECONDS = 30.0
 END_SECONDS = 5.0
 ASKING_SECONDS = 2.0
 """How long a holder that has just begun may take to hear of its volumes."""
 _PAUSE_S = 0.01
-_NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EAGAIN)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldFacts:
-    """What the holder says of a volume."""
-
-    state: str
-    """starting, serving, waiting (for the next worker), over (ended in order), dead."""
-    worker: WorkerIdentity | None
-    restarts: int
-    last_death: str
-    restart_in_s: float | None
-    """Seconds to the next attempt; None unless waiting."""
-    native: bool = True
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether there is a worker, or will be one by itself."""
-        return self.state in ("starting", "serving", "waiting")
-
-
-@dataclass(frozen=True, slots=True)
-class HolderStatus:
-    """What the holder says of itself and of its volumes. Without a holder: nothing."""
-
-    volumes: Mapping[str, HeldFacts] = field(default_factory=dict)
-    pid: int | None = None
-    zygote_pid: int | None = None
-    notes: tuple[str, ...] = ()
-    """What of its protection could not be done on this host."""
 
 
 class HolderClient:
@@ -144,9 +114,9 @@ class HolderClient:
             connection = await self._connect(start=False)
             if connection is not None:
                 ours.enter_context(connection)
-                with contextlib.suppress(_Ended):  # so it has no volume any more
+                with contextlib.suppress(HolderEnded):  # so it has no volume any more
                     request = {"request": "ending", "name": name}
-                    await _exchange(connection, request, b"", (), name)
+                    await exchange(connection, request, b"", (), name)
             yield
 
     async def forget(self, name: str) -> None:
@@ -161,18 +131,19 @@ class HolderClient:
                 return
             try:
                 request = {"request": "forget", "name": name}
-                result = await _exchange(connection, request, b"", (), name)
+                result = await exchange(connection, request, b"", (), name)
                 if result["ends"]:
                     with anyio.move_on_after(END_SECONDS):
                         await anyio.wait_readable(pidfd)
                     await anyio.to_thread.run_sync(self._host.remove_process_group)
-            except _Ended:
+            except HolderEnded:
                 return
             finally:
                 os.close(pidfd)
 
     async def status(self, *, start: bool = True) -> HolderStatus:
-        """What the holder knows. With ``start`` it is started where none runs and there are volumes.
+        """What the holder knows. With ``start`` one is started where none runs and there are
+        volumes.
 
         Raises:
             WorkerFailed: there are volumes, and no holder can be had.
@@ -187,7 +158,7 @@ class HolderClient:
         deadline = anyio.current_time() + ASKING_SECONDS
         while True:
             volumes: dict[str, HeldFacts] = {}
-            values = await self._ask("", {"request": "status"}, also=_collect(volumes))
+            values = await self._ask("", {"request": "status"}, also=collecting(volumes))
             if not values.get("asking") or anyio.current_time() > deadline:
                 return HolderStatus(
                     volumes,
@@ -209,12 +180,12 @@ class HolderClient:
         connection = await self._connect(start=True)
         assert connection is not None  # noqa: S101  (it was started)
         with connection:
-            await _send(connection, {"request": "successor", "name": name})
+            await send(connection, {"request": "successor", "name": name})
 
             async def wait(seconds: float) -> Mapping[str, Any]:
                 try:
                     with anyio.fail_after(seconds):
-                        return await _result(connection, name)
+                        return await result_of(connection, name)
                 except TimeoutError:
                     why = f"its successor does not serve after {seconds:g} s"
                     raise WorkerFailed(name, why) from None
@@ -236,11 +207,11 @@ class HolderClient:
         Raises:
             WorkerFailed: none can be had.
         """
-        before = (await self._ask("", {"request": "status"}, also=_collect({})))["pid"]
+        before = (await self._ask("", {"request": "status"}, also=collecting({})))["pid"]
         await self._start(take_over=True)
         deadline = anyio.current_time() + START_SECONDS
         while True:
-            now = (await self._ask("", {"request": "status"}, also=_collect({})))["pid"]
+            now = (await self._ask("", {"request": "status"}, also=collecting({})))["pid"]
             if now != before or anyio.current_time() > deadline:
                 return int(now)
             await anyio.sleep(_PAUSE_S)
@@ -270,10 +241,10 @@ class HolderClient:
             assert connection is not None  # noqa: S101
             with connection:
                 try:
-                    return await _exchange(
+                    return await exchange(
                         connection, values, payload, descriptors, name, seconds, also
                     )
-                except _Ended:
+                except HolderEnded:
                     if anyio.current_time() > deadline:
                         raise
 
@@ -281,7 +252,7 @@ class HolderClient:
         deadline = anyio.current_time() + START_SECONDS
         started = False
         while True:
-            connection = _connected(self._run)
+            connection = connected(self._run)
             if connection is not None or not start:
                 return connection
             if anyio.current_time() > deadline:
@@ -313,100 +284,3 @@ class HolderClient:
                 await anyio.to_thread.run_sync(begin)
         except OSError as error:
             raise WorkerFailed("", f"no holder can be started: {error}") from error
-
-
-class _Ended(WorkerFailed):
-    """The holder went away without an answer."""
-
-
-def _connected(run: Path) -> socket.socket | None:
-    try:
-        directory = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        connection.connect(places.holder_path(directory))
-    except OSError as error:
-        connection.close()
-        if error.errno not in _NOBODY:
-            raise WorkerFailed("", f"its holder cannot be asked: {error.strerror}") from error
-        return None
-    finally:
-        os.close(directory)
-    return connection
-
-
-def _collect(volumes: dict[str, HeldFacts]) -> Callable[[Packet], None]:
-    def collect(packet: Packet) -> None:
-        facts = packet.values["facts"]
-        pid = int(facts["pid"])
-        volumes[str(packet.values["volume"])] = HeldFacts(
-            str(facts["state"]),
-            WorkerIdentity(pid, int(facts["start_time"])) if pid else None,
-            int(facts["restarts"]),
-            str(facts["last_death"]),
-            facts["restart_in_s"],
-            bool(facts["native"]),
-        )
-
-    return collect
-
-
-async def _send(
-    connection: socket.socket,
-    values: Mapping[str, Any],
-    payload: bytes = b"",
-    descriptors: Sequence[int] = (),
-) -> None:
-    data = encode(values, payload)
-    while True:
-        try:
-            send_with_descriptors(connection, data, descriptors)
-        except BlockingIOError:
-            await anyio.wait_writable(connection)
-        else:
-            return
-
-
-async def _exchange(
-    connection: socket.socket,
-    values: Mapping[str, Any],
-    payload: bytes,
-    descriptors: Sequence[int],
-    name: str,
-    seconds: float = ANSWER_SECONDS,
-    also: Callable[[Packet], None] | None = None,
-) -> Mapping[str, Any]:
-    try:
-        with anyio.fail_after(seconds):
-            await _send(connection, values, payload, descriptors)
-            return await _result(connection, name, also)
-    except TimeoutError:
-        what = values.get("request")
-        raise WorkerFailed(name, f"the holder did not answer {what!r} in {seconds:g} s") from None
-    except OSError as error:
-        raise _Ended(name, f"its holder went away: {error.strerror}") from error
-
-
-async def _result(
-    connection: socket.socket, name: str, also: Callable[[Packet], None] | None = None
-) -> Mapping[str, Any]:
-    while True:
-        try:
-            packet = receive(connection)
-        except BlockingIOError:
-            await anyio.wait_readable(connection)
-            continue
-        except (OSError, BadPacket) as error:
-            raise _Ended(name, f"its holder went away: {error}") from error
-        if packet is None:
-            raise _Ended(name, "its holder went away")
-        packet.close()
-        if "ok" not in packet.values:
-            if also is not None:
-                also(packet)
-            continue
-        if packet.values["ok"] is not True:
-            raise WorkerFailed(name, str(packet.values.get("error")))
-        return dict(packet.values["result"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -20,3 +21,17 @@ class Inherited:
     """-1 where the channel has none."""
     pulse: int
     log: int
+
+
+def document_pipe(document: bytes) -> int:
+    """A pipe that holds a document, closed at the other end; the caller's to close. A pipe takes a
+    whole document without a reader (MAX_LINE_BYTES)."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(write_end, document)
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    return read_end

@@ -82,7 +82,7 @@ class Rebuilding:
     def ask_the_workers(self) -> None:
         """Ask every worker that is not held; now, and from time to time."""
         with contextlib.suppress(OSError):
-            for directory in sorted(os.listdir(self._volumes)):
+            for directory in sorted(each.name for each in self._volumes.iterdir()):
                 if directory not in self._questions and not self._is_held(directory):
                     self._ask(directory)
         self._loop.call_in(RESCAN_S, self.ask_the_workers)
@@ -94,9 +94,7 @@ class Rebuilding:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         pulse = -1
         try:
-            folder = os.open(
-                self._volumes / directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-            )
+            folder = os.open(self._volumes / directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 connection.connect(places.through(folder, places.CONTROL_SOCKET))
             finally:

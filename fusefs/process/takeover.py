@@ -7,25 +7,27 @@ as after a lost connection (:func:`pyscsi_init.open_lun`, ``predecessor``); only
 predecessor left unanswered is submitted again. The target's Time2Wait is not kept: the same node
 comes back at once, and its old session ends with the new login.
 
-When the target is away, attempts go on for as long as it takes, as a session's own do; what I/O does
-in the meantime is the volume's ``on_disconnect``, counted from the successor's start. When another
-LUN stands in its place nothing is ever written to it: I/O fails for good.
+When the target is away, attempts go on for as long as it takes, as a session's own do; what I/O
+does in the meantime is the volume's ``on_disconnect``, counted from the successor's start. When
+another LUN stands in its place nothing is ever written to it: I/O fails for good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import anyio
 
+from fusefs.fuse import RequestSlots
 from fusefs.process.messages import BadMessage, StartDocument
-from pyscsi_init import BlockDevice, Limits, LogicalUnit
-from pyscsi_init.device import LateDevice, UnitRecord
+from pyscsi_init import BlockDevice, Limits, LogicalUnit, open_lun
+from pyscsi_init.device import LateDevice, UnitRecord, require_writable
 from pyscsi_init.errors import (
     CapacityShrunk,
     ConfigurationError,
@@ -108,6 +110,42 @@ def read_note(note: bytes, *, unknown_outcome: bool) -> Predecessor:
         )
     except (KeyError, TypeError, ValueError, ConfigurationError) as error:
         raise BadMessage(f"the predecessor's note cannot be used: {error}") from error
+
+
+def leave_notes(slots: RequestSlots, device: BlockDevice) -> None:
+    """Keep the note in the slots true from now on; it is there before what it tells of is."""
+
+    def leave(*_: object) -> None:
+        slots.note = note_of(device)
+
+    leave()
+    device.size_changed.append(leave)
+    if isinstance(device, LogicalUnit):
+        device.record_changed.append(leave)
+
+
+@contextlib.asynccontextmanager
+async def open_volume(
+    document: StartDocument, reactor: Reactor, predecessor: Predecessor | None
+) -> AsyncIterator[BlockDevice]:
+    """The LUN of the document, checked to be writable where it is to be written."""
+    spec = document.spec
+    name = spec.initiator_name or (predecessor.initiator_name if predecessor else "")
+    async with open_lun(
+        spec.address,
+        chap=document.chap,
+        settings=spec.session_settings(),
+        initiator_name=name or None,
+        isid=document.isid,
+        read_only=spec.read_only,
+        reactor=reactor,
+        open_timeout=document.deadline_s,
+        predecessor=predecessor.unit if predecessor else None,
+        unknown_outcome=predecessor is not None and predecessor.unknown_outcome,
+    ) as unit:
+        if not spec.read_only:
+            require_writable(unit)
+        yield unit
 
 
 class TakeOver:

@@ -11,12 +11,10 @@ on the private directory that it was given, and listens on its control socket. T
 - it is told to make room: it answers what it has taken, logs out and ends, and leaves the mount;
 - whoever started it is gone before it was ready: it undoes what it did and ends.
 
-Otherwise it dies, with what it has not answered in the request slots. The successor neither mounts
-nor asks for INIT: it finds the descriptor, the slots and the note that tells the LUN
-(:mod:`fusefs.process.takeover`), and goes on. A fault of ours is a death too: to undo anything would
-answer the kernel, and what is answered nobody does again.
-
-SIGINT means nothing to it: Ctrl-C belongs to the command in the foreground.
+Otherwise it dies, with what it has not answered in the request slots. The successor does not mount:
+it finds the descriptor, the slots and the note that tells the LUN (:mod:`fusefs.process.takeover`),
+and goes on. A fault of ours is a death too: to undo anything would answer the kernel, and what is
+answered nobody does again.
 
 INVARIANT: from ``ready`` to the end of service it imports nothing and opens no file: the file
 system where these lie may be the one that waits for us (tests/fusefs/process/test_worker.py).
@@ -34,12 +32,13 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 
 from fusefs.errors import DeviceBusy, HostError, NotAllowed, Timeout
 from fusefs.fuse import Channel, RequestSlots, make_channel
@@ -47,18 +46,22 @@ from fusefs.host import Host, Refusal
 from fusefs.process import pulse
 from fusefs.process.control import DESCRIPTORS, ControlServer
 from fusefs.process.facts import ready_facts, status_facts
-from fusefs.process.inherited import Inherited
+from fusefs.process.inherited import Inherited, document_pipe
 from fusefs.process.messages import BadMessage, StartDocument
 from fusefs.process.ready import Ready
-from fusefs.process.takeover import Opener, Predecessor, TakeOver, note_of, read_note
-from pyscsi_init import BlockDevice, LogicalUnit, open_lun
-from pyscsi_init.device import require_writable
+from fusefs.process.takeover import (
+    Opener,
+    TakeOver,
+    leave_notes,
+    open_volume,
+    read_note,
+)
+from pyscsi_init import BlockDevice
 from pyscsi_init.transport import Reactor, open_reactor
 
 log = logging.getLogger("fusefs.worker")
 
-IN_USE_PATIENCE_S = 2.0
-IN_USE_PAUSE_S = 0.05
+IN_USE_PATIENCE_S, IN_USE_PAUSE_S = 2.0, 0.05
 """The kernel closes the file of a detached loop device a moment after the detach."""
 
 ARRIVAL_PATIENCE_S = 2.0
@@ -66,30 +69,6 @@ ARRIVAL_PATIENCE_S = 2.0
 
 DRAIN_S = 20.0
 """How long requests may take to be answered before a successor does them again instead."""
-
-
-@contextlib.asynccontextmanager
-async def open_volume(
-    document: StartDocument, reactor: Reactor, predecessor: Predecessor | None
-) -> AsyncIterator[BlockDevice]:
-    """The LUN of the document, checked to be writable where it is to be written."""
-    spec = document.spec
-    name = spec.initiator_name or (predecessor.initiator_name if predecessor else "")
-    async with open_lun(
-        spec.address,
-        chap=document.chap,
-        settings=spec.session_settings(),
-        initiator_name=name or None,
-        isid=document.isid,
-        read_only=spec.read_only,
-        reactor=reactor,
-        open_timeout=document.deadline_s,
-        predecessor=predecessor.unit if predecessor else None,
-        unknown_outcome=predecessor is not None and predecessor.unknown_outcome,
-    ) as unit:
-        if not spec.read_only:
-            require_writable(unit)
-        yield unit
 
 
 class Worker:
@@ -160,9 +139,8 @@ class Worker:
 
     def _die_if_followed(self, error: BaseException) -> None:
         """Where a successor can go on, nothing may be undone: die as a killed process does."""
-        if self._slots is None or self._over.is_set():
-            return
-        if not (self._is_ready or not self._is_first):
+        is_followed = self._slots is not None and (self._is_ready or not self._is_first)
+        if not is_followed or self._over.is_set():
             return
         failure = getattr(self._reactor, "failure", None) or error
         while isinstance(failure, BaseExceptionGroup):
@@ -233,7 +211,7 @@ class Worker:
             subtype="pyscsi-init",
             options=("default_permissions",),
         )
-        self._leave_notes(device)
+        self._arrived(device)
         return device, connection
 
     async def _go_on(self, serving: anyio.abc.TaskGroup, reactor: Reactor) -> BlockDevice:
@@ -242,26 +220,18 @@ class Worker:
         if slots is None:
             raise BadMessage("a successor without request slots")
         predecessor = read_note(slots.note, unknown_outcome=slots.has_outstanding_writes())
-        take_over = TakeOver(self._document, reactor, predecessor, self._opener, self._leave_notes)
-        self._take_over = take_over
+        self._take_over = take_over = TakeOver(
+            self._document, reactor, predecessor, self._opener, self._arrived
+        )
         serving.start_soon(take_over.run)
         with anyio.move_on_after(ARRIVAL_PATIENCE_S):
             await take_over.settled.wait()
         return take_over.late.inner or take_over.late
 
-    def _leave_notes(self, device: BlockDevice) -> None:
-        """Keep the note in the slots true, from now on. It is there before what it tells of is."""
-        slots = self._slots
-        if slots is None:
-            return
-
-        def leave(*_: object) -> None:
-            slots.note = note_of(device)
-
-        leave()
-        device.size_changed.append(leave)
-        if isinstance(device, LogicalUnit):
-            device.record_changed.append(leave)
+    def _arrived(self, device: BlockDevice) -> None:
+        """The LUN is there, for the first worker or for a successor."""
+        if self._slots is not None:
+            leave_notes(self._slots, device)
         if self._take_over is not None and self._channel is not None:
             # The channel serves already, and stood for the LUN until now.
             self._serves(ready_facts(device, 0, self._refusals))
@@ -278,9 +248,7 @@ class Worker:
         self._ready.ok(facts)
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
-    async def _serve_channel(
-        self, channel: Channel, *, task_status: anyio.abc.TaskStatus[None]
-    ) -> None:
+    async def _serve_channel(self, channel: Channel, *, task_status: TaskStatus[None]) -> None:
         await channel.serve(task_status=task_status)
         self._drained.set()
 
@@ -304,10 +272,9 @@ class Worker:
         serving.cancel_scope.cancel()
 
     async def _unmount_at_the_end(self) -> None:
-        if self._makes_room:
-            return
-        with anyio.CancelScope(shield=True), contextlib.suppress(HostError, DeviceBusy):
-            await self._in_thread(self._host.umount, self._document.fuse_directory, lazy=True)
+        if not self._makes_room:
+            with anyio.CancelScope(shield=True), contextlib.suppress(HostError, DeviceBusy):
+                await self._in_thread(self._host.umount, self._document.fuse_directory, lazy=True)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await anyio.to_thread.run_sync(functools.partial(function, *args, **kwargs))
@@ -416,12 +383,6 @@ class Worker:
         if received:
             old, self._pulse = self._pulse, received.pop(0)
             os.close(old)
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        try:
-            # A pipe takes a whole document without a reader (MAX_LINE_BYTES).
-            os.write(write_end, self._encoded)
-        finally:
-            os.close(write_end)
         named = {"fuse": self._inherited.fuse, "log": self._inherited.log}
         if self._slots is not None:
             named["slots"] = self._slots.fd
@@ -431,7 +392,7 @@ class Worker:
             "generation": self._inherited.generation,
             "ready": self._is_ready,
             "native": self._slots is not None,
-            DESCRIPTORS: {**copies, "document": read_end},
+            DESCRIPTORS: {**copies, "document": document_pipe(self._encoded)},
         }
 
     def _parts(self) -> tuple[BlockDevice, Channel]:

@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fusefs.process.inherited import Inherited
@@ -34,6 +35,8 @@ from fusefs.process.pids import start_time_of
 CONTROL_FD = 3
 PRELOADED = ("uvloop", "anyio._backends._asyncio", "crc32c", "encodings.idna", "sniffio")
 """What a worker would import by itself, besides its own modules; each only where there is one."""
+WORKER_NAME = "pyscsi-worker"
+"""What a worker is called in lists of processes: its arguments are the zygote's."""
 MAX_HOLDERS = 3
 """Holders that may die one after the other without having asked for anything."""
 
@@ -118,8 +121,8 @@ class Zygote:
             os.close(self._woken)
             os.close(self._wake)
             os.setsid()
-            with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
-                comm.write("pyscsi-worker")
+            with contextlib.suppress(OSError):
+                Path("/proc/self/comm").write_text(WORKER_NAME)
             names = ("document", "ready", "fuse", "slots", "pulse", "log")
             inherited = Inherited(
                 name=str(packet.values["name"]),

@@ -24,13 +24,15 @@ from fusefs.errors import (
     VolumeError,
 )
 from fusefs.host import Host
-from fusefs.process.holder_client import HeldFacts, HolderClient, HolderStatus
+from fusefs.process.exchange import HeldFacts
+from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
 from fusefs.volume import checks, isids, status
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.locks import file_lock, is_locked
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
+from fusefs.volume.replacement import UpgradeReport, replace_worker
 from fusefs.volume.stack import Composition, ProgressCallback, compose
 from fusefs.volume.state import (
     Bind,
@@ -41,7 +43,6 @@ from fusefs.volume.state import (
     placeholder_state,
 )
 from fusefs.volume.status import VolumeStatus
-from fusefs.volume.replacement import UpgradeReport, replace_worker
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
 from pyscsi_init.device import resolve_chap
 from pyscsi_init.secret import Chap
@@ -271,15 +272,6 @@ class VolumeManager:
 
     # -- newer code -------------------------------------------------------------------------------
 
-    async def renew_zygote(self) -> int:
-        """From now on workers come from the code of this process; the number of the new zygote.
-
-        Raises:
-            WorkerFailed: it did not come up; the old one goes on, and nothing has changed.
-        """
-        await host_call(self._directories.prepare)
-        return await self._holder.renew_zygote()
-
     async def upgrade(self, name: str) -> UpgradeReport:
         """Replace the volume's worker by one of the present zygote, without an I/O error.
 
@@ -294,17 +286,10 @@ class VolumeManager:
         async with self._lock(name):
             return await replace_worker(await self._existing(name))
 
-    async def renew_holder(self) -> int:
-        """Replace the holder by one of the code of this process; the number of the one there is.
-
-        Raises:
-            WorkerFailed: the new one did not come up; the old one goes on.
-        """
-        return await self._holder.renew_holder()
-
-    async def holder_status(self) -> HolderStatus:
-        """What the holder says of itself and of all volumes."""
-        return await self._holder.status()
+    @property
+    def holder(self) -> HolderClient:
+        """The holder of this run directory: to ask, and to replace by newer code."""
+        return self._holder
 
     # -- inside -----------------------------------------------------------------------------------
 

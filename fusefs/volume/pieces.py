@@ -22,7 +22,8 @@ import anyio
 from fusefs.errors import DeviceBusy, HostError, VolumeError, WorkerFailed
 from fusefs.host import Host, LoopDevice, MountEntry
 from fusefs.process.client import ControlClient
-from fusefs.process.holder_client import HeldFacts, HolderClient
+from fusefs.process.exchange import HeldFacts
+from fusefs.process.holder_client import HolderClient
 from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.process.pids import WorkerIdentity, is_alive
 from fusefs.volume.hostcalls import host_call

@@ -103,8 +103,8 @@ class Composition(Pieces):
     # -- log in, publish the file -----------------------------------------------------------------
 
     async def log_in_and_publish_the_file(self, undo: AsyncExitStack) -> None:
-        """The worker does both, and is the one thing to take back for both. What must outlive it, the
-        descriptor and the request slots, is made here and given to the holder."""
+        """The worker does both, and is the one thing to take back for both. What must outlive it,
+        the descriptor and the request slots, is made here and given to the holder."""
         undo.push_async_callback(shielded, self.undo_files)
         await self.call(make_private_directory, self.paths.directory)
         await self.save(phase="logging-in")

@@ -29,8 +29,8 @@ class VolumeStatus:
     name: str
     url: str = ""
     state: str
-    """attached, mounted; recovering (the target or the worker is away and I/O waits); a phase on the
-    way (such as ``mounting``) while a command works on it; failed (``last_error`` says why)."""
+    """attached, mounted; recovering (the target or the worker is away and I/O waits); a phase on
+    the way (such as ``mounting``) while a command works on it; failed (``last_error`` says why)."""
     file: str = ""
     loop: str = ""
     mountpoint: str = ""

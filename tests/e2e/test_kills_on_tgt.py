@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
+Tell = Callable[[Figures], None]
 MEBI = 1 << 20
 PATIENCE_S = 30.0
 FIRST_GAP_S, LAST_GAP_S = 0.2, 2.0
@@ -106,7 +108,7 @@ def holder_of(volumes: Volumes) -> tuple[int, int]:
     found: list[tuple[int, int]] = []
 
     def there() -> bool:
-        status = volumes.call(volumes.manager.holder_status)
+        status = volumes.call(volumes.manager.holder.status)
         if status.pid and status.zygote_pid:
             found.append((status.pid, status.zygote_pid))
         return bool(found)
@@ -184,14 +186,14 @@ def upgrade_workers(volumes: Volumes, url: str, times: int) -> Figures:
         for number in range(times):
             pause()
             before = holder_of(volumes)
-            zygote = volumes.call(volumes.manager.renew_zygote)
+            zygote = volumes.call(volumes.manager.holder.renew_zygote)
             assert zygote != before[1]
             report = volumes.call(volumes.manager.upgrade, "v")
             figures.seconds.append(report.pause_s)
             load.check()
             assert report.new_pid == worker_of(volumes, other_than=report.old_pid)
             if number % 2:
-                assert volumes.call(volumes.manager.renew_holder) != before[0]
+                assert volumes.call(volumes.manager.holder.renew_holder) != before[0]
                 assert holder_of(volumes)[1] == zygote
     status = volumes.get("v")
     assert (status.restarts, status.last_death) == (0, "")
@@ -199,22 +201,33 @@ def upgrade_workers(volumes: Volumes, url: str, times: int) -> Figures:
     return figures
 
 
-def test_workers_are_killed(volumes: Volumes, disk_url: str) -> None:
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Figures are for whoever runs the tests, whether they pass or not."""
+
+    def write(figures: Figures) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{figures}\n")
+
+    return write
+
+
+def test_workers_are_killed(volumes: Volumes, disk_url: str, tell: Tell) -> None:
     figures = kill_workers(volumes, disk_url, 10)
-    print(figures)
+    tell(figures)
     assert figures.percentile(0.9) < 2.0
 
 
-def test_zygotes_are_killed(volumes: Volumes, disk_url: str) -> None:
-    print(kill_zygotes(volumes, disk_url, 2))
+def test_zygotes_are_killed(volumes: Volumes, disk_url: str, tell: Tell) -> None:
+    tell(kill_zygotes(volumes, disk_url, 2))
 
 
-def test_holders_are_killed(volumes: Volumes, disk_url: str) -> None:
-    print(kill_holders(volumes, disk_url, 2))
+def test_holders_are_killed(volumes: Volumes, disk_url: str, tell: Tell) -> None:
+    tell(kill_holders(volumes, disk_url, 2))
 
 
-def test_workers_are_upgraded(volumes: Volumes, disk_url: str) -> None:
-    print(upgrade_workers(volumes, disk_url, 3))
+def test_workers_are_upgraded(volumes: Volumes, disk_url: str, tell: Tell) -> None:
+    tell(upgrade_workers(volumes, disk_url, 3))
 
 
 def test_everything_is_killed_but_the_worker(volumes: Volumes, disk_url: str) -> None:
@@ -290,15 +303,15 @@ def test_the_oracle_finds_a_stale_block_through_a_volume(
 
 
 @pytest.mark.soak
-def test_workers_are_killed_many_times(volumes: Volumes, disk_url: str) -> None:
+def test_workers_are_killed_many_times(volumes: Volumes, disk_url: str, tell: Tell) -> None:
     figures = kill_workers(volumes, disk_url, KILLS)
-    print(figures)
+    tell(figures)
     assert figures.percentile(0.99) < 1.0
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("what", [kill_zygotes, kill_holders, upgrade_workers])
 def test_the_others_are_killed_many_times(
-    volumes: Volumes, disk_url: str, what: Callable[[Volumes, str, int], Figures]
+    volumes: Volumes, disk_url: str, tell: Tell, what: Callable[[Volumes, str, int], Figures]
 ) -> None:
-    print(what(volumes, disk_url, OTHERS))
+    tell(what(volumes, disk_url, OTHERS))

@@ -2,9 +2,10 @@
 """A zygote of processes in the place of workers, for tests of the composition above a fake host.
 
 They speak the real protocol (start document, ready pipe, pulse, control socket) and have no session
-and no FUSE. What one does beside that is told by words in the volume's name: ``refuse`` fails like a wrong
-LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the target is
-away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request. ``unit-N`` is the identity.
+and no FUSE. What one does beside that is told by words in the volume's name: ``refuse`` fails like
+a wrong LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the
+target is away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request. ``unit-N`` is the
+identity.
 """
 
 from __future__ import annotations

@@ -37,20 +37,23 @@ def make_channel(
     reactor: Reactor,
     read_only: bool = False,
     name: str = "lun",
+    fua: bool = False,
     init: InitReply | None = None,
 ) -> Channel:
     """The channel of this kind over ``fd``, a /dev/fuse that is mounted.
 
     ``init`` is for a successor on a descriptor that another channel has read from already, and only
-    the native one can be that.
+    the native one can be that. With ``fua`` nothing is answered before it is on stable storage.
 
     Raises:
         ModuleNotFoundError: ``pyfuse3`` was asked for and is not installed.
     """
     if kind == "native":
-        return NativeChannel(reactor, fd, device, read_only=read_only, name=name, init=init)
+        return NativeChannel(
+            reactor, fd, device, read_only=read_only, name=name, fua=fua, init=init
+        )
     if init is not None:
         raise ValueError("libfuse cannot take over a connection that has agreed on INIT already")
     from .pyfuse3_channel import Pyfuse3Channel  # an optional dependency
 
-    return Pyfuse3Channel(fd, device, read_only=read_only, name=name)
+    return Pyfuse3Channel(fd, device, read_only=read_only, name=name, fua=fua)

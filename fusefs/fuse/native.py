@@ -66,10 +66,11 @@ class NativeChannel(Channel):
         *,
         read_only: bool = False,
         name: str = "lun",
+        fua: bool = False,
         init: abi.InitReply | None = None,
         buffers: RequestBuffers | None = None,
     ) -> None:
-        super().__init__(device, read_only=read_only, name=name)
+        super().__init__(device, read_only=read_only, name=name, fua=fua)
         self._reactor = reactor
         self._fd = fd
         self._device = self.file.device
@@ -203,7 +204,7 @@ class NativeChannel(Channel):
         data = message[abi.WRITE_DATA_OFFSET : abi.WRITE_DATA_OFFSET + size]
         self._take_off(size)
         # O_DSYNC on a file opened for direct I/O: the kernel leaves the syncing to us.
-        fua = bool(flags & os.O_DSYNC)
+        fua = self.file.fua or bool(flags & os.O_DSYNC)
         if size <= COPY_MAX:
             request = BlockRequest(
                 Operation.WRITE,
@@ -251,7 +252,7 @@ class NativeChannel(Channel):
         except OSError as refusal:
             done(refusal)
         else:
-            run_steps(self._device, steps, done)
+            run_steps(self._device, steps, done, fua=self.file.fua)
 
     # -- to the kernel --------------------------------------------------------------------------
     # Any: ``context`` and ``buffer`` are what was put in above, and a check per I/O proves nothing.

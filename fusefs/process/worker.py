@@ -180,6 +180,7 @@ class Worker:
             reactor=reactor,
             read_only=spec.read_only,
             name="lun",
+            fua=spec.durability == "fua",
         )
         self._channel = channel
         channel.closed.append(self._over.set)

@@ -121,6 +121,7 @@ class FakeHost(FakeState, Host):
             label=content.label,
             usage="filesystem" if content.fstype else "",
             signatures=((own,) if content.fstype else ()) + content.signatures,
+            log_pending=content.log_pending,
         )
 
     def read_blank(self, device: str, *, timeout_s: float = QUICK_S) -> BlankCheck:

@@ -156,6 +156,29 @@ def test_what_a_volume_was_asked_for_is_shown(disks: TgtServer, cli: Cli) -> Non
         assert cli("detach", name).status == 0
 
 
+def test_options_and_journals(disks: TgtServer, cli: Cli, tmp_path: Path) -> None:
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    url, lun = disks.url(1, 1), disks.luns[1, 1].path
+    made = cli("mount", url, directory, "--name", "m", "--format-if-blank")
+    assert made.status == 0, made
+    (directory / "file").write_text("content")
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    dirty = lun.read_bytes()
+    assert cli("umount", "m").status == 0
+    cli("mount", url, directory, "-o", "noatime,nonsense").failed(exit_codes.USAGE, "'nonsense'")
+    clean = cli("mount", url, directory, "--name", "m", "--read-only")
+    assert (clean.status, clean.err) == (0, ""), clean
+    assert cli("umount", "m").status == 0
+    lun.write_bytes(dirty)
+    done = cli("mount", url, directory, "--name", "m", "--read-only")
+    assert done.status == 0
+    assert "replays no journal" in done.err, done
+    assert cli("umount", "m").status == 0
+
+
 def test_force_ends_a_volume_whose_target_is_gone(
     disks: TgtServer, cli: Cli, tmp_path: Path
 ) -> None:

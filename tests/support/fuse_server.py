@@ -82,7 +82,7 @@ class _Served:
         self.fault.hold(Match(predicate=self._look))
 
     def _look(self, request: BlockRequest) -> bool:
-        if request.operation is Operation.WRITE:
+        if request.operation not in (Operation.READ, Operation.FLUSH):
             self.fua.append(request.fua)
         return False
 
@@ -115,6 +115,7 @@ async def _serve(options: dict[str, Any]) -> None:
             device,
             reactor=reactor,
             read_only=options["read_only"],
+            fua=options["fua"],
             slots=RequestSlots(options["slots"]) if options["slots"] >= 0 else None,
         )
         served = _Served(ram, fault, channel)
@@ -165,6 +166,7 @@ class FuseServer:
         size: int = 64 << 20,
         block_size: int = 512,
         read_only: bool = False,
+        fua: bool = False,
         fault: bool = False,
         limits: dict[str, int] | None = None,
         successor_of: FuseServer | None = None,
@@ -185,6 +187,7 @@ class FuseServer:
             "size": size,
             "block_size": block_size,
             "read_only": read_only,
+            "fua": fua,
             "fault": fault,
             "limits": limits or {},
             "ram": {"read_only": ram_read_only},

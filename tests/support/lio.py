@@ -17,13 +17,18 @@ algorithms 5 to 8, the first of the initiator's list.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from .uml import ADDRESS, Guest, GuestError
+from .nbd import CLIENT, NbdServer
+from .proxy import TcpProxy
+from .uml import ADDRESS, HOST_ADDRESS, Guest, GuestError
 
 PORT = 3260
 MEBI = 1 << 20
@@ -33,6 +38,7 @@ MODULES = (
     "target_core_mod",
     "target_core_file",
     "target_core_iblock",
+    "nbd",
     "sha1_generic",
     "sha256_generic",
     "sha3_generic",
@@ -49,6 +55,8 @@ class Disk:
     backend: str
     path: str
     """In the guest: a file or a block device."""
+    store: NbdServer | None = None
+    """The disk itself, where it is in this process: its bytes, and orders to hold writes."""
 
 
 class LioServer:
@@ -106,6 +114,16 @@ class LioServer:
         unit = "" if lun is None else f"/{lun}"
         return f"iscsi://{login}{self.portal}/{self.targets[tid]}{unit}"
 
+    def proxy(self) -> TcpProxy:
+        """A proxy on this side's 127.0.0.1, for initiators that cannot be in the namespace."""
+
+        def connect(address: tuple[str, int]) -> socket.socket:
+            return self.namespace.call(
+                functools.partial(socket.create_connection, timeout=5), address
+            )
+
+        return TcpProxy((ADDRESS, PORT), connect=connect)
+
     def kill(self) -> None:
         """The guest's power fails. What was set up is kept for :meth:`start`."""
         self.guest.kill()
@@ -114,7 +132,8 @@ class LioServer:
         """Boot again, with everything that was set up before."""
         self.guest.start()
         self._load()
-        self.guest.run("\n".join(self._configuration))
+        for script in self._configuration:
+            self.guest.run(script)
 
     def restart(self) -> None:
         """:meth:`kill` and :meth:`start`: about two seconds without a target."""
@@ -123,7 +142,13 @@ class LioServer:
 
     def close(self) -> None:
         """End the guest and remove everything of it."""
+        for disk in self.disks.values():
+            if disk.store is not None:
+                disk.store.release()
         self.guest.close()
+        for disk in self.disks.values():
+            if disk.store is not None:
+                disk.store.close()
 
     # -- configuration --------------------------------------------------------------------------
 
@@ -215,34 +240,59 @@ class LioServer:
             file        ``file`` of the host: survives :meth:`restart`, and can be looked at
             slow        the guest's scsi_debug: see :meth:`set_delay`; one for a guest, 512-byte
                         blocks
+            held        in this process, see ``Disk.store``: writes can be held while others pass;
+                        512-byte blocks
         ``attributes`` are the backstore's own, such as emulate_write_cache, emulate_tpu.
         """
         name = f"d{len(self.disks)}"
+        disk = Disk(name, size_bytes, backend, str(file or f"/mnt/{name}"))
+        self.disks[name] = disk
         if backend == "slow":
-            disk = Disk(name, size_bytes, backend, "/mnt/dev/sda")
+            disk.path = "/mnt/dev/sda"
             self._configure(
                 "modprobe -d /mnt sd_mod\n"
                 f"modprobe -d /mnt scsi_debug delay=0 dev_size_mb={size_bytes // MEBI}\n"
-                "while [ ! -e /mnt/dev/sda ]; do sleep 0.1; done"
+                f"while [ ! -e {disk.path} ]; do sleep 0.1; done"
             )
+        elif backend == "held":
+            self._connect(disk)
+        elif backend == "file":
+            if file is None:
+                raise ValueError("the backend 'file' needs a file")
+            with file.open("ab") as made:
+                made.truncate(size_bytes)
+        elif backend != "memory":
+            raise ValueError(f"backend={backend!r}")
+        if backend in ("slow", "held"):
+            kind = "iblock"
             self._iblock(disk, attributes)
         else:
-            if backend == "file":
-                if file is None:
-                    raise ValueError("the backend 'file' needs a file")
-                with file.open("ab") as made:
-                    made.truncate(size_bytes)
-            elif backend != "memory":
-                raise ValueError(f"backend={backend!r}")
-            disk = Disk(name, size_bytes, backend, str(file or f"/mnt/{name}"))
+            kind = "fileio"
             self._fileio(disk, block_size, attributes)
-        self.disks[name] = disk
-        kind = "iblock" if backend == "slow" else "fileio"
         self._configure(
             f"mkdir -p {self._group(tid)}/lun/lun_{lun}\n"
             f"ln -s {CONFIGFS}/core/{kind}_0/{name} {self._group(tid)}/lun/lun_{lun}/{name}"
         )
         return disk
+
+    def _connect(self, disk: Disk) -> None:
+        number = sum(each.backend == "held" for each in self.disks.values()) - 1
+        disk.path = f"/mnt/dev/nbd{number}"
+        disk.store = NbdServer(disk.size_bytes)
+        self.namespace.call(disk.store.start, HOST_ADDRESS)
+        program = self.guest.directory / "nbd-client.py"
+        program.write_text(CLIENT)
+        arguments = f"{disk.path} {HOST_ADDRESS} {disk.store.port} {disk.size_bytes}"
+        self._configure(
+            f"setsid {sys.executable} -I -S {program} {arguments} "
+            f"</mnt/dev/null >/mnt/{disk.name}.log 2>&1 &\n"
+            f"for i in $(seq 100); do\n"
+            f"    [ $(cat /sys/block/nbd{number}/size) = 0 ] || exit 0\n"
+            f"    sleep 0.05\n"
+            f"done\n"
+            f"cat /mnt/{disk.name}.log\n"
+            f"exit 1"
+        )
 
     def _fileio(self, disk: Disk, block_size: int, attributes: dict[str, object] | None) -> None:
         place = f"{CONFIGFS}/core/fileio_0/{disk.name}"

@@ -67,6 +67,24 @@ def test_a_slow_backend_answers_late(lio: LioServer) -> None:
     lio.set_delay(0)
 
 
+def test_a_write_is_held_while_others_pass(lio: LioServer) -> None:
+    tid = lio.new_target("iqn.2026-11.example:held")
+    store = lio.add_lun(tid, 0, 8 * MEBI, backend="held").store
+    assert store is not None
+    url = lio.url(tid)
+    store.hold(MEBI, MEBI + 4096)
+    write = ("qemu-io", "-f", "raw", "-c")
+    held = lio.namespace.command(*write, "write -P 0x11 1M 4k", url)
+    with subprocess.Popen(held, stdout=subprocess.DEVNULL) as process:
+        store.wait_held()
+        run(lio, *write, "write -P 0x22 1M 4k", url)
+        assert store.data[MEBI : MEBI + 4096] == b"\x22" * 4096
+        assert process.poll() is None
+        store.release()
+        assert process.wait(20) == 0
+    assert store.data[MEBI : MEBI + 4096] == b"\x11" * 4096
+
+
 def test_restart_keeps_what_was_set_up(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with LioServer() as lio:

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The terminal: bars while it is measured, then the figures of each level, then the verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from .criteria import judge
+from .model import OURS, Run
+
+STYLES = {"aim met": "bold green", "met": "green", "missed": "red"}
+FIGURES = (
+    ("iops", "IOPS", 0),
+    ("tps", "TPS", 1),
+    ("mib_s", "MiB/s", 1),
+    ("cpu_us", "CPU us/IO", 1),
+    ("p50_us", "p50 us", 0),
+    ("p99_us", "p99 us", 0),
+    ("p999_us", "p99.9 us", 0),
+    ("attach_s", "attach s", 2),
+    ("pss_mib", "PSS MiB", 1),
+    ("private_mib", "private MiB", 1),
+    ("threads", "threads", 0),
+    ("descriptors", "descriptors", 0),
+    ("detach_s", "detach s", 2),
+)
+"""Name of a value, its heading, and digits after the point."""
+
+
+@dataclass(slots=True)
+class Shown:
+    """The bars of a run."""
+
+    bars: Progress
+    doing: TaskID
+    level: TaskID
+
+    def step(self, text: str) -> None:
+        """What is being set up or taken down."""
+        self.bars.update(self.doing, description=text)
+
+    def total(self, level: str, count: int) -> None:
+        """A level begins."""
+        self.level = self.bars.add_task(level, total=count)
+
+    def advance(self) -> None:
+        """A sample was taken."""
+        self.bars.advance(self.level)
+
+
+@contextlib.contextmanager
+def progress(console: Console) -> Iterator[Shown]:
+    """Bars that are gone afterwards; nothing where there is no terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bars:
+        doing = bars.add_task("start the target", total=None)
+        yield Shown(bars, doing, doing)
+
+
+def number(value: float, digits: int = 0) -> str:
+    """A figure, or a dash."""
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "-"
+
+
+def show(run: Run, console: Console) -> None:
+    """All tables."""
+    for level in run.levels():
+        console.print(level_table(run, level))
+    verdicts = verdict_table(run)
+    if verdicts.row_count:
+        console.print(verdicts)
+
+
+def level_table(run: Run, level: str) -> Table:
+    """Medians of one level, and the ratios of ours to each peer."""
+    present = {name for sample in run.samples if sample.level == level for name in sample.values}
+    columns = [figure for figure in FIGURES if figure[0] in present]
+    table = Table(title=f"{level}: medians", box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("case")
+    table.add_column("subject")
+    for _, heading, _ in columns:
+        table.add_column(heading, justify="right")
+    table.add_column("ours / peer", justify="right")
+    for case in run.cases[level]:
+        first = True
+        for subject in run.subjects(level, case):
+            values = [run.median(level, case, subject, name) for name, _, _ in columns]
+            of = "iops" if run.values(level, case, subject, "iops") else "tps"
+            ratio = run.ratio(level, case, OURS, subject, of)
+            table.add_row(
+                case if first else "",
+                subject,
+                *(number(v, digits) for v, (_, _, digits) in zip(values, columns, strict=True)),
+                "" if subject == OURS else number(ratio, 2),
+            )
+            first = False
+    return table
+
+
+def verdict_table(run: Run) -> Table:
+    """The criteria, and how this run meets them."""
+    table = Table(title="what is wanted", box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("level", "case", "against"):
+        table.add_column(heading)
+    for heading in ("ratio", "of the rounds", "at least", "aim", "verdict"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for verdict in judge(run):
+        row = verdict.criterion
+        sign = "≤ " if row.lower_is_better else ""
+        table.add_row(
+            row.level,
+            row.text,
+            row.peer_text + (f": {verdict.peer}" if len(row.peers) > 1 else ""),
+            number(verdict.ratio, 2),
+            f"{number(verdict.lowest, 2)} - {number(verdict.highest, 2)}",
+            f"{sign}{row.at_least:g}",
+            f"{sign}{row.aim:g}",
+            f"[{STYLES[verdict.word]}]{verdict.word}[/]",
+        )
+    return table

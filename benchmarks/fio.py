@@ -14,23 +14,20 @@ PERCENTILES = {"p50_us": "50.000000", "p99_us": "99.000000", "p999_us": "99.9000
 
 
 def measure(
-    path: str,
+    paths: Sequence[str],
     case: Case,
     seconds: float,
     pids: Iterable[int] = (),
     *,
     extra: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Run one case on ``path``, several with colons between; ``pids`` are the processes whose CPU
-    time counts.
+    """Run one case on each of ``paths`` at once; ``pids`` are the processes whose CPU time counts.
 
     Raises:
         Failed: fio reports an error, or one of the processes is gone.
     """
     command = [
         "fio",
-        "--name=bench",
-        f"--filename={path}",
         f"--rw={case.pattern}",
         f"--bs={case.block_size}",
         f"--iodepth={case.depth}",
@@ -44,6 +41,8 @@ def measure(
         *extra,
         "--output-format=json",
     ]
+    for number, path in enumerate(paths):
+        command += [f"--name=job{number}", f"--filename={path}"]
     pids = list(pids)
     before = cpu_seconds(pids)
     output = run(command, seconds=seconds + 60)

@@ -40,7 +40,7 @@ def fuse(context: Context) -> Iterator[Level]:
 
         def measure(case: Case, subject: str) -> dict[str, float]:
             it = served[subject]
-            return fio.measure(it.device, case, context.seconds, it.pids)
+            return fio.measure([it.device], case, context.seconds, it.pids)
 
         yield Level("fuse", cases, subjects, measure)
 

@@ -7,7 +7,7 @@ any order; so the loop alone decides how subjects alternate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +27,22 @@ class Context:
     """Of one sample."""
     loop: str
     """The event loop of ours at the library level."""
+    lun_numbers: Mapping[str, Sequence[int]]
+    """Level -> which LUNs of the target are its own."""
+    case: str = ""
+    """Only cases with this text in their names are measured."""
     grid: bool = False
     notes: list[str] = field(default_factory=list)
     step: Callable[[str], None] = lambda _text: None
     """Tells what is being set up."""
+
+    def luns(self, level: str) -> list[str]:
+        """The URLs of a level's own LUNs."""
+        return [self.target.url(number) for number in self.lun_numbers[level]]
+
+    def chosen(self, cases: Sequence[Case]) -> list[Case]:
+        """Those of ``cases`` that are to be measured."""
+        return [case for case in cases if self.case in case.name]
 
     def environment(self) -> dict[str, str]:
         """Of our command: its volumes and its state are this run's own."""

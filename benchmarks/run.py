@@ -22,26 +22,37 @@ from pathlib import Path
 from rich.console import Console
 
 from . import display, left, machine
+from .ext4 import ext4
 from .fuse import fuse
 from .level import Context, Level
 from .library import library
+from .many import COUNTS, LUN_BYTES, many
 from .model import Run, Sample
+from .null import null
 from .processes import Failed
 from .targets import KINDS, open_target
 
 LEVELS: dict[str, Callable[[Context], AbstractContextManager[Level]]] = {
     "library": library,
     "fuse": fuse,
+    "ext4": ext4,
+    "null": null,
+    "many": many,
 }
-OWN_LUNS: dict[str, int] = {}
-"""How many LUNs a level needs beside the shared one; levels use them one after the other."""
 GIB = 1 << 30
+OWN_LUNS = {"ext4": [2 * GIB] * 3, "many": [LUN_BYTES] * max(COUNTS)}
+"""Sizes of the LUNs that a level needs beside the first one, which all share."""
 
 
-def lun_sizes(levels: list[str]) -> list[int]:
-    """The LUNs that the levels need; the first is shared by all peers."""
-    own = max((OWN_LUNS.get(level, 0) for level in levels), default=0)
-    return [GIB] + [GIB] * own
+def lun_plan(levels: list[str]) -> tuple[list[int], dict[str, range]]:
+    """The sizes of all LUNs of a run, and which of them belong to which level."""
+    sizes = [GIB]
+    numbers = {}
+    for level in levels:
+        own = OWN_LUNS.get(level, [])
+        numbers[level] = range(len(sizes), len(sizes) + len(own))
+        sizes += own
+    return sizes, numbers
 
 
 def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
@@ -132,24 +143,32 @@ def measure_all(
     options: argparse.Namespace, run: Run, directory: Path, memory: Path, console: Console
 ) -> None:
     """Every level in turn, all rounds of it."""
+    sizes, numbers = lun_plan(options.levels)
     with (
         display.progress(console) as shown,
-        open_target(options.target, memory, lun_sizes(options.levels)) as target,
+        open_target(options.target, memory, sizes) as target,
     ):
         context = Context(
-            target=target, directory=directory, seconds=options.seconds, loop=options.loop,
-            grid=options.grid, notes=run.notes, step=shown.step,
-        )  # fmt: skip
+            target=target,
+            directory=directory,
+            lun_numbers=numbers,
+            seconds=options.seconds,
+            loop=options.loop,
+            case=options.case,
+            grid=options.grid,
+            notes=run.notes,
+            step=shown.step,
+        )
         for name in options.levels:
             with LEVELS[name](context) as level:
-                measure_level(level, options, run, shown)
+                measure_level(context, level, options, run, shown)
 
 
 def measure_level(
-    level: Level, options: argparse.Namespace, run: Run, shown: display.Shown
+    context: Context, level: Level, options: argparse.Namespace, run: Run, shown: display.Shown
 ) -> None:
     """All rounds of one level."""
-    cases = [case for case in level.cases if options.case in case.name]
+    cases = context.chosen(level.cases)
     run.cases[level.name] = {case.name: case for case in cases}
     rounds = 1 if level.once else options.rounds
     shown.total(level.name, rounds * sum(len(level.subjects(case)) for case in cases))

@@ -219,6 +219,7 @@ class FuseServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(fd,),
+                start_new_session=True,  # Ctrl-C must not end the server of a mount in use
                 cwd=Path(__file__).resolve().parent.parent.parent,
                 env=processes.environment(),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -28,18 +28,35 @@ FIGURES = (
     ("iops", "IOPS", 0),
     ("tps", "TPS", 1),
     ("mib_s", "MiB/s", 1),
-    ("cpu_us", "CPU us/IO", 1),
-    ("p50_us", "p50 us", 0),
-    ("p99_us", "p99 us", 0),
-    ("p999_us", "p99.9 us", 0),
-    ("attach_s", "attach s", 2),
-    ("pss_mib", "PSS MiB", 1),
-    ("private_mib", "private MiB", 1),
-    ("threads", "threads", 0),
-    ("descriptors", "descriptors", 0),
-    ("detach_s", "detach s", 2),
+    ("cpu_us", "CPU µs/IO", 1),
+    ("p50_us", "p50 µs", 0),
+    ("p99_us", "p99 µs", 0),
+    ("p999_us", "p99.9 µs", 0),
 )
 """Name of a value, its heading, and digits after the point."""
+FIGURES_OF_MANY = (
+    ("iops", "IOPS", 0),
+    ("cpu_us", "CPU µs/IO", 1),
+    ("attach_s", "attach s", 2),
+    ("attach_max_s", "longest", 2),
+    ("detach_s", "detach s", 2),
+    ("pss_mib", "PSS MiB", 1),
+    ("private_mib", "private", 1),
+    ("shared_mib", "of all", 1),
+    ("threads", "threads", 0),
+    ("descriptors", "fds", 0),
+)
+"""The same for many volumes: memory, threads and descriptors are those of one worker; ``of all`` is
+the memory of the processes that serve all volumes together."""
+
+Columns = Sequence[tuple[str, str, int]]
+
+
+def columns_of(run: Run, level: str) -> Columns:
+    """The figures that a level has."""
+    present = {name for sample in run.samples if sample.level == level for name in sample.values}
+    figures = FIGURES_OF_MANY if level == "many" else FIGURES
+    return [figure for figure in figures if figure[0] in present]
 
 
 @dataclass(slots=True)
@@ -90,11 +107,10 @@ def show(run: Run, console: Console) -> None:
 
 def level_table(run: Run, level: str) -> Table:
     """Medians of one level, and the ratios of ours to each peer."""
-    present = {name for sample in run.samples if sample.level == level for name in sample.values}
-    columns = [figure for figure in FIGURES if figure[0] in present]
+    columns = columns_of(run, level)
     table = Table(title=f"{level}: medians", box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("case")
-    table.add_column("subject")
+    table.add_column("case", max_width=40)
+    table.add_column("subject", no_wrap=True)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
     table.add_column("ours / peer", justify="right")
@@ -129,7 +145,7 @@ def verdict_table(run: Run) -> Table:
             row.text,
             row.peer_text + (f": {verdict.peer}" if len(row.peers) > 1 else ""),
             number(verdict.ratio, 2),
-            f"{number(verdict.lowest, 2)} - {number(verdict.highest, 2)}",
+            f"{number(verdict.lowest, 2)} to {number(verdict.highest, 2)}",
             f"{sign}{row.at_least:g}",
             f"{sign}{row.aim:g}",
             f"[{STYLES[verdict.word]}]{verdict.word}[/]",

@@ -25,7 +25,7 @@ from .peers import peer
 from .processes import Failed, cpu_seconds, run
 from .volumes import mounted
 
-FSYNC = Case("randwrite", 4096, 1, "fsync after each, 4 jobs")
+FSYNC = Case("randwrite", 4096, 1, "fsync each, 4 jobs")
 CASES = [criteria.READ_32, criteria.WRITE_32, FSYNC, criteria.PGBENCH]
 FILE_BYTES = 256 << 20
 SCALE, CLIENTS = 10, 4

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 OURS = "ours"
 FORMAT = 1
@@ -137,6 +137,11 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON, which :meth:`load` reads."""
+        with path.open("w", encoding="utf-8") as file:
+            self.dump(file)
+
+    def dump(self, file: TextIO) -> None:
+        """The same into an open file."""
         document = {
             "format": FORMAT,
             "machine": self.machine,
@@ -148,7 +153,8 @@ class Run:
             },
             "samples": [asdict(sample) for sample in self.samples],
         }
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        json.dump(document, file, indent=1, allow_nan=False)
+        file.write("\n")
 
     @classmethod
     def load(cls, path: Path) -> Run:

@@ -92,7 +92,7 @@ def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns the exit status."""
     options = arguments_of(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # A pipe or a terminal that goes away must not cut the taking down short either.
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
@@ -187,7 +187,14 @@ def write(run: Run, options: argparse.Namespace, console: Console) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     run.save(path)
-    console.print(f"{path}", markup=False, highlight=False)
+    files = [path]
+    if not options.no_report:
+        # Imported when the measuring is over: drawing brings a hundred megabytes with it.
+        from .report import write_report
+
+        files += write_report(run, path.with_suffix(".html"))[:1]
+    for file in files:
+        console.print(f"{file}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

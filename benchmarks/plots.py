@@ -114,8 +114,14 @@ def _ratio_axis(axes: Axes, values: list[float]) -> None:
 
 
 def _legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+    # One entry for each name, however many marks have it.
+    handles = {
+        label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center",
+        ncols=min(columns, len(handles)),
+    )  # fmt: skip
 
 
 # -- what is wanted -------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ def criteria_figure(verdicts: list[Verdict]) -> Figure:
     )  # fmt: skip
     for axes, (title, rows) in zip(all_axes[:, 0], groups, strict=True):
         _criteria_axes(axes, title, rows)
-    _legend_below(figure, all_axes[0, 0])
+    _legend_below(figure, all_axes[0, 0], columns=5)
     return figure
 
 
@@ -181,20 +187,34 @@ def _row_label(verdict: Verdict) -> str:
 # -- one level ------------------------------------------------------------------------------------
 
 
+Rows = list[tuple[str, dict[str, float]]]
+"""Case -> subject -> value, where there is one."""
+
+
 def ratio_figure(run: Run, level: str) -> Figure | None:
     """Throughput of ours by that of each peer, case by case."""
-    peers = [subject for subject in run.subjects(level) if subject != OURS]
-    rows = []
+    rows: Rows = []
     for case in run.cases[level]:
-        value = "tps" if run.values(level, case, OURS, "tps") else "iops"
-        ratios = {peer: run.ratio(level, case, OURS, peer, value) for peer in peers}
-        if any(math.isfinite(ratio) for ratio in ratios.values()):
-            rows.append((case, ratios))
+        rate = "tps" if run.values(level, case, OURS, "tps") else "iops"
+        peers = [subject for subject in run.subjects(level, case) if subject != OURS]
+        found = {peer: run.ratio(level, case, OURS, peer, rate) for peer in peers}
+        rows.append((case, {peer: each for peer, each in found.items() if math.isfinite(each)}))
+    rows = [row for row in rows if row[1]]
     if not rows:
         return None
-    figure, axes = _bar_figure([case for case, _ in rows], len(peers))
-    _bars(axes, peers, [ratios for _, ratios in rows], "{:.2f}", origin=1)
-    _ratio_axis(axes, [r for _, ratios in rows for r in ratios.values() if math.isfinite(r)])
+    figure, axes = _row_figure(rows)
+    for place, case, peer, value in _placed(axes, rows):
+        axes.barh(
+            place, value - 1, _BAR * 0.88, left=1, color=colour(peer), label=peer,
+            hatch="///" if _corrupts(run, level, case, peer) else None, edgecolor="white",
+        )  # fmt: skip
+        _annotate(axes, place, value, f"{value:.2f}", right=value >= 1)
+    if any(_corrupts(run, level, case, peer) for case, found in rows for peer in found):
+        axes.barh(
+            [0], [0], left=1, hatch="///", facecolor="#bbbbbb", edgecolor="white",
+            label="this peer's writes corrupt",
+        )  # fmt: skip
+    _ratio_axis(axes, [value for _, found in rows for value in found.values()])
     axes.set_xlabel("ours / peer: right of the line ours is faster")
     _legend_below(figure, axes)
     return figure
@@ -202,19 +222,28 @@ def ratio_figure(run: Run, level: str) -> Figure | None:
 
 def cpu_figure(run: Run, level: str) -> Figure | None:
     """CPU time of the initiator's processes for each I/O, case by case."""
-    subjects = run.subjects(level)
-    rows = []
+    rows: Rows = []
     for case in run.cases[level]:
-        found = {subject: run.median(level, case, subject, "cpu_us") for subject in subjects}
-        if any(math.isfinite(value) for value in found.values()):
-            rows.append((case, found))
+        found = {
+            subject: run.median(level, case, subject, "cpu_us")
+            for subject in run.subjects(level, case)
+        }
+        rows.append((case, {each: value for each, value in found.items() if value > 0}))
+    rows = [row for row in rows if row[1]]
     if not rows:
         return None
-    figure, axes = _bar_figure([case for case, _ in rows], len(subjects))
+    figure, axes = _row_figure(rows)
+    values = [value for _, found in rows for value in found.values()]
+    left = min(values) / 1.6
+    for place, _, subject, value in _placed(axes, rows):
+        axes.hlines(place, left, value, color=colour(subject), linewidth=1.2, alpha=0.5)
+        axes.plot(
+            value, place, MARKERS.get(subject, "x"), color=colour(subject), markersize=7,
+            label=subject,
+        )  # fmt: skip
+        _annotate(axes, place, value, f"{value:.1f}", right=True)
     axes.set_xscale("log")
-    values = [v for _, found in rows for v in found.values() if math.isfinite(v) and v > 0]
-    _bars(axes, subjects, [found for _, found in rows], "{:.1f}", origin=min(values) / 2)
-    axes.set_xlim(min(values) / 2, max(values) * 1.5)
+    axes.set_xlim(left, max(values) * 1.6)
     _log_axis(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("CPU time per I/O (pgbench: per transaction), µs; less is better")
@@ -222,35 +251,42 @@ def cpu_figure(run: Run, level: str) -> Figure | None:
     return figure
 
 
-def _bar_figure(labels: list[str], subjects: int) -> tuple[Figure, Axes]:
-    height = 1.4 + len(labels) * (0.24 * subjects + 0.22)
-    figure, axes = plt.subplots(figsize=(10, height), layout="constrained")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    return figure, axes
+_BAR, _GAP = 1.0, 0.9
+"""Height of a bar and of the space between two cases, in units of the axis."""
+_INCHES = 0.235
+"""Of a unit."""
 
 
-def _bars(
-    axes: Axes, subjects: list[str], rows: list[dict[str, float]], text: str, *, origin: float
-) -> None:
-    """Groups of bars; each begins at ``origin`` and has its figure at its end."""
-    height = 0.8 / len(subjects)
-    for number, subject in enumerate(subjects):
-        label: str | None = subject
-        for row, values in enumerate(rows):
-            value = values.get(subject, math.nan)
-            if not math.isfinite(value):
-                continue
-            place = row + (number - (len(subjects) - 1) / 2) * height
-            axes.barh(
-                place, value - origin, height * 0.9, left=origin, color=colour(subject), label=label
-            )
-            label = None
-            right = value >= origin
-            axes.annotate(
-                text.format(value), (value, place), xytext=(4 if right else -4, 0), fontsize=8,
-                textcoords="offset points", va="center", ha="left" if right else "right",
-            )  # fmt: skip
+def _row_figure(rows: Rows) -> tuple[Figure, Axes]:
+    units = sum(len(found) * _BAR + _GAP for _, found in rows)
+    return plt.subplots(figsize=(10, 1.1 + units * _INCHES), layout="constrained")
+
+
+def _placed(axes: Axes, rows: Rows) -> Iterator[tuple[float, str, str, float]]:
+    """Place, case, subject and value of each bar; the axis is labelled with the cases."""
+    place = _GAP / 2
+    ticks = []
+    for case, found in rows:
+        ticks.append(place + len(found) * _BAR / 2)
+        for subject, value in found.items():
+            yield place + _BAR / 2, case, subject, value
+            place += _BAR
+        place += _GAP
+    axes.set_yticks(ticks, [case for case, _ in rows])
+    axes.set_ylim(place - _GAP / 2, 0)
+
+
+def _annotate(axes: Axes, place: float, value: float, text: str, *, right: bool) -> None:
+    axes.annotate(
+        text, (value, place), xytext=(6 if right else -4, 0), textcoords="offset points",
+        va="center", ha="left" if right else "right", fontsize=8,
+    )  # fmt: skip
+
+
+def _corrupts(run: Run, level: str, name: str, subject: str) -> bool:
+    """Whether the figure is one of a peer whose parallel writes are wrong."""
+    case = run.cases[level][name]
+    return subject == QEMU and case.writes and case.depth > 1
 
 
 # -- against depth --------------------------------------------------------------------------------

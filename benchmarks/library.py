@@ -51,7 +51,7 @@ def library(context: Context) -> Iterator[Level]:
 def ours(context: Context, url: str, case: Case) -> dict[str, float]:
     """One measurement of ours, in a process of its own."""
     command = [
-        *context.target.prefix, sys.executable, "-m", "fusefs.cli", "bench", url,
+        sys.executable, "-m", "fusefs.cli", "bench", url,
         f"--rw={case.pattern}", f"--bs={case.block_size}", f"--iodepth={case.depth}",
         f"--runtime={context.seconds}", f"--loop={context.loop}", "--json", "--destroy-data",
     ]  # fmt: skip
@@ -72,7 +72,6 @@ def libiscsi(context: Context, url: str, case: Case) -> dict[str, float]:
     """One measurement of iscsi-perf."""
     seconds = max(1, round(context.seconds))
     command = [
-        *context.target.prefix,
         "iscsi-perf",
         "-b",
         str(case.block_size // context.target.block_size),

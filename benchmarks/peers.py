@@ -44,13 +44,13 @@ def peer(context: Context, kind: str, url: str) -> Iterator[Peer]:
     number = sum(1 for _ in context.directory.glob("peer*"))
     directory = context.directory / f"peer{number}"
     directory.mkdir()
-    with start(context, kind, url, directory) as (file, pids), _loop(file) as device:
+    with start(kind, url, directory) as (file, pids), _loop(file) as device:
         yield Peer(device, pids)
 
 
 @contextlib.contextmanager
 def _qemu_storage_daemon(
-    context: Context, kind: str, url: str, directory: Path
+    kind: str, url: str, directory: Path
 ) -> Iterator[tuple[Path, tuple[int, ...]]]:
     found = URL.fullmatch(url)
     if found is None:
@@ -58,7 +58,6 @@ def _qemu_storage_daemon(
     file, log = directory / "lun", directory / "log"
     file.touch()
     command = [
-        *context.target.prefix,
         "qemu-storage-daemon",
         "--blockdev",
         (
@@ -76,13 +75,10 @@ def _qemu_storage_daemon(
 
 
 @contextlib.contextmanager
-def _nbdfuse(
-    context: Context, kind: str, url: str, directory: Path
-) -> Iterator[tuple[Path, tuple[int, ...]]]:
+def _nbdfuse(kind: str, url: str, directory: Path) -> Iterator[tuple[Path, tuple[int, ...]]]:
     mount, log = directory / "mnt", directory / "log"
     mount.mkdir()
     command = [
-        *context.target.prefix,
         "nbdfuse",
         f"{mount}/",
         "--socket-activation",

@@ -93,9 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns the exit status."""
     options = arguments_of(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A pipe or a terminal that goes away must not cut the taking down short either.
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     run = Run(
         machine=machine.facts(),
         options={
@@ -107,9 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with workspace(run) as (directory, memory):
             measure_all(options, run, directory, memory, console)
-    except KeyboardInterrupt:
-        run.notes.append("interrupted: not all rounds were measured")
-        status = 128 + signal.SIGINT
+    except Stopped as stopped:
+        run.notes.append(f"ended by {stopped.number.name}: not all rounds were measured")
+        status = 128 + stopped.number
     except Failed as error:
         run.notes.append(f"failed: {error}")
         status = 1
@@ -119,6 +118,21 @@ def main(arguments: list[str] | None = None) -> int:
     for note in run.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     return status
+
+
+class Stopped(BaseException):
+    """A signal came; what was begun is taken down on the way of this exception."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+def stop(number: int, _frame: object) -> None:
+    """The first signal ends the run; a second one must not end the taking down."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def command(context: Context, *arguments: str) -> Any:
     Raises:
         Failed: it ended with an error.
     """
-    line = [*context.target.prefix, sys.executable, "-m", "fusefs.cli", *arguments, "--json"]
+    line = [sys.executable, "-m", "fusefs.cli", *arguments, "--json"]
     return json.loads(run(line, seconds=120, env=context.environment()))
 
 

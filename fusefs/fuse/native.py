@@ -80,9 +80,10 @@ class NativeChannel(Channel):
         *,
         read_only: bool = False,
         name: str = "lun",
+        fua: bool = False,
         slots: RequestSlots | None = None,
     ) -> None:
-        super().__init__(device, read_only=read_only, name=name)
+        super().__init__(device, read_only=read_only, name=name, fua=fua)
         self._reactor = reactor
         self._fd = fd
         self._device = self.file.device

@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.host import LinuxHost
+from tests.support import processes
 from tests.support.fio import fio_verify
 from tests.support.fuse_server import FuseServer, loop_device
 from tests.support.mounted_file import (
@@ -130,6 +132,26 @@ def test_growth_is_seen_by_stat_and_by_the_loop_device(any_channel: Serve) -> No
         assert server.call("peek", 2 * SIZE - 512, 512) == "07" * 512
     finally:
         host.loop_detach(device)
+
+
+def test_a_loop_device_grows_over_the_death_of_the_server(
+    native: Serve, serving: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """Whoever asks for the new size waits in a process of its own, for whoever answers."""
+    server = native()
+    host = LinuxHost()
+    with loop_device(server.path) as loop, ThreadPoolExecutor(1) as threads:
+        server.remember_init()
+        server.call("resize", 2 * SIZE)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        before = processes.children()
+        following = threads.submit(host.loop_follow, str(server.path))
+        eventually(lambda: bool(processes.children() - before))
+        server.kill()
+        assert not following.done()
+        serving.enter_context(FuseServer(tmp_path, size=2 * SIZE, successor_of=server))
+        following.result(20)
+        assert {one.path: one.size_bytes for one in host.loop_list()}[loop] == 2 * SIZE
 
 
 def test_a_file_system_on_it(native: Serve, tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ class ChannelStatistics:
 class Channel(ABC):
     """One block device as the file ``name`` of one FUSE mount."""
 
-    def __init__(self, device: BlockDevice, *, read_only: bool, name: str) -> None:
-        self.file = BlockFile(device, read_only=read_only, name=name)
+    def __init__(
+        self, device: BlockDevice, *, read_only: bool, name: str, fua: bool = False
+    ) -> None:
+        self.file = BlockFile(device, read_only=read_only, name=name, fua=fua)
         self._statistics = ChannelStatistics()
         self.closed: list[Callable[[], None]] = []
         """Called once, on the loop's thread, when the kernel has ended the connection: the file

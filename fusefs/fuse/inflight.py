@@ -81,6 +81,7 @@ class InFlight:
         """Called after each answer while somebody waits for one."""
         self._fd = fd
         self._file = file
+        self._fua = file.fua
         self._slots = slots
         self._words, self._free = slots.words, slots.free
         self._statistics = statistics
@@ -122,7 +123,7 @@ class InFlight:
         request.length = len(payload)
         request.buffer = payload
         # O_DSYNC on a file opened for direct I/O: the kernel leaves the syncing to us.
-        request.fua = flags & os.O_DSYNC != 0
+        request.fua = self._fua or flags & os.O_DSYNC != 0
         request.completion = self._write_done
         self._submit(request)
 
@@ -151,7 +152,7 @@ class InFlight:
         except OSError as refusal:
             done(refusal)
         else:
-            run_steps(self._file.device, steps, done)
+            run_steps(self._file.device, steps, done, fua=self._fua)
 
     # -- to the kernel --------------------------------------------------------------------------
     # Any: a completion gets the request that was submitted, and a check per I/O proves nothing.

@@ -80,9 +80,10 @@ class NativeChannel(Channel):
         *,
         read_only: bool = False,
         name: str = "lun",
+        fua: bool = False,
         slots: RequestSlots | None = None,
     ) -> None:
-        super().__init__(device, read_only=read_only, name=name)
+        super().__init__(device, read_only=read_only, name=name, fua=fua)
         self._reactor = reactor
         self._fd = fd
         self._device = self.file.device
@@ -127,6 +128,8 @@ class NativeChannel(Channel):
         self._device.size_changed.append(self._size_changed)
         self._replaying = True
         self._in_flight.landed = self._landed
+        if self.slots.init is not None:
+            self._size_changed(self._size)  # as it may have, since the predecessor told
         for outstanding in self.slots.outstanding():
             self._replay(outstanding.slot)
         self._landed()  # again, as what is answered at once does not say so

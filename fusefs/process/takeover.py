@@ -178,6 +178,11 @@ class TakeOver:
         self._finished = anyio.Event()
 
     @property
+    def has_grown(self) -> bool:
+        """Whether the LUN is larger than the predecessor knew it."""
+        return self.late.size_bytes > int(self._predecessor.properties["size_bytes"])
+
+    @property
     def is_waiting(self) -> bool:
         """Whether the target is away."""
         return self.late.inner is None and self.failed is None

@@ -24,30 +24,29 @@ Secrets are in this process's memory alone, and in that of the holder; it never 
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import gc
 import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from fusefs.errors import DeviceBusy, HostError, NotAllowed, Timeout
+from fusefs.errors import DeviceBusy, NotAllowed, Timeout
 from fusefs.fuse import Channel, RequestSlots, make_channel
 from fusefs.host import Host, Refusal
 from fusefs.process import pulse
 from fusefs.process.control import DESCRIPTORS, ControlServer
 from fusefs.process.facts import ready_facts, status_facts
+from fusefs.process.growth import LoopGrowth, refreshed_size
 from fusefs.process.inherited import Inherited, document_pipe
 from fusefs.process.messages import BadMessage, StartDocument
+from fusefs.process.private_mount import PrivateMount
 from fusefs.process.ready import Ready
 from fusefs.process.takeover import (
     Opener,
@@ -60,9 +59,6 @@ from pyscsi_init import BlockDevice
 from pyscsi_init.transport import Reactor, open_reactor
 
 log = logging.getLogger("fusefs.worker")
-
-IN_USE_PATIENCE_S, IN_USE_PAUSE_S = 2.0, 0.05
-"""The kernel closes the file of a detached loop device a moment after the detach."""
 
 ARRIVAL_PATIENCE_S = 2.0
 """How long a successor waits for its LUN before it serves without it."""
@@ -93,6 +89,7 @@ class Worker:
         self._host = host
         self._refusals = tuple(refusals)
         self._opener = opener
+        self._mount = PrivateMount(host, document.fuse_directory)
         self._pulse = inherited.pulse
         self._is_ready = False
         self._told_to_give_up = False
@@ -172,16 +169,21 @@ class Worker:
                 reactor=reactor,
                 read_only=spec.read_only,
                 name="lun",
+                fua=spec.durability == "fua",
                 slots=self._slots,
             )
             self._channel = channel
             channel.closed.append(self._over.set)
+            growth = LoopGrowth(self._host, device, f"{self._document.fuse_directory}/lun")
+            if self._take_over is not None and self._take_over.has_grown:
+                growth.look()
             control = ControlServer(self._document.directory, self._handlers())
             undo.callback(control.close)
             control.open()
             try:
                 await serving.start(self._serve_channel, channel)
                 serving.start_soon(control.serve)
+                serving.start_soon(growth.serve)
                 take_over = self._take_over
                 if take_over is None or take_over.late.inner is not None:
                     self._serves(ready_facts(device, connection, self._refusals))
@@ -203,14 +205,7 @@ class Worker:
         device = await undo.enter_async_context(self._opener(self._document, reactor, None))
         self._ready.step("publish the file")
         undo.push_async_callback(self._unmount_at_the_end)
-        connection = await self._in_thread(
-            self._host.fuse_mount,
-            self._inherited.fuse,
-            self._document.fuse_directory,
-            source=f"pyscsi-init:{spec.name}",
-            subtype="pyscsi-init",
-            options=("default_permissions",),
-        )
+        connection = await self._mount.make(self._inherited.fuse, spec.name)
         self._arrived(device)
         return device, connection
 
@@ -273,11 +268,7 @@ class Worker:
 
     async def _unmount_at_the_end(self) -> None:
         if not self._makes_room:
-            with anyio.CancelScope(shield=True), contextlib.suppress(HostError, DeviceBusy):
-                await self._in_thread(self._host.umount, self._document.fuse_directory, lazy=True)
-
-    async def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await anyio.to_thread.run_sync(functools.partial(function, *args, **kwargs))
+            await self._mount.remove_lazily()
 
     # -- being asked ------------------------------------------------------------------------------
 
@@ -286,6 +277,7 @@ class Worker:
             "status": self._on_status,
             "flush": self._on_flush,
             "stop": self._on_stop,
+            "refresh-capacity": self._on_refresh_capacity,
             "make-room": self._on_make_room,
             "hold": self._on_hold,
         }
@@ -322,6 +314,12 @@ class Worker:
         await device.flush()
         return {}
 
+    async def _on_refresh_capacity(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        device, _ = self._parts()
+        if self._take_over is not None:
+            device = self._take_over.late.inner or device
+        return {"size_bytes": await refreshed_size(device)}
+
     async def _on_stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if request.get("force"):
             log.info("stopping, as told, whatever uses the file")
@@ -341,20 +339,11 @@ class Worker:
         if self._take_over is not None and self._take_over.is_waiting:
             raise DeviceBusy(self._document.fuse_directory, reason="its target is away")
         async with self._unmounting:
-            if self._over.is_set():
-                return
-            if not device.read_only:
-                await device.flush()
-            patience = anyio.current_time() + IN_USE_PATIENCE_S
-            while not self._over.is_set():
-                try:
-                    await self._in_thread(self._host.umount, self._document.fuse_directory)
-                    self._over.set()
-                except DeviceBusy as error:
-                    if anyio.current_time() > patience:
-                        path = f"{self._document.fuse_directory}/lun"
-                        raise DeviceBusy(path, users=error.users, reason="it is open") from error
-                    await anyio.sleep(IN_USE_PAUSE_S)
+            if not self._over.is_set():
+                if not device.read_only:
+                    await device.flush()
+                await self._mount.remove(self._over.is_set)
+                self._over.set()
 
     async def _on_make_room(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer what was taken, and end; the mount and what the kernel still wants stay."""

@@ -27,12 +27,13 @@ from fusefs.host import Host
 from fusefs.process.exchange import HeldFacts
 from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
-from fusefs.volume import checks, isids, status
+from fusefs.volume import checks, isids, listing, status
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.locks import file_lock, is_locked
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
 from fusefs.volume.replacement import UpgradeReport, replace_worker
+from fusefs.volume.resize import ResizeReport, resize
 from fusefs.volume.stack import Composition, ProgressCallback, compose
 from fusefs.volume.state import (
     Bind,
@@ -182,6 +183,20 @@ class VolumeManager:
                 undo.pop_all()
             return await status.look(composition)
 
+    async def resize(self, name: str, progress: ProgressCallback | None = None) -> ResizeReport:
+        """Grow a volume to the size of its LUN; see :func:`fusefs.volume.resize.resize`.
+
+        Raises:
+            NoSuchVolume: there is none of this name.
+            and what that function raises.
+        """
+        async with self._lock(name):
+            try:
+                volume = await self._existing(name)
+            except StateUnreadable as error:
+                raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            return await resize(volume, progress or (lambda _step: None))
+
     # -- back to nothing --------------------------------------------------------------------------
 
     async def unpublish(self, name: str, directory: str | Path) -> None:
@@ -212,7 +227,9 @@ class VolumeManager:
         With ``force`` it ends whatever its state; the report says what may be lost.
         Cancellation: between two steps; calling again goes on.
         """
-        name = await self._resolve(str(name_or_dir))
+        name = await host_call(
+            functools.partial(listing.resolve, self._directories, str(name_or_dir))
+        )
         async with self._lock(name):
             return await self._end(name, force, mounted=True)
 
@@ -250,7 +267,7 @@ class VolumeManager:
     async def status(self) -> list[VolumeStatus]:
         """Every volume of this node, by name. Never waits for a target or a lock."""
         found: list[VolumeStatus] = []
-        for name in await host_call(self._names):
+        for name in await host_call(functools.partial(listing.names, self._directories)):
             try:
                 found.append(await self.get(name))
             except NoSuchVolume:
@@ -320,27 +337,6 @@ class VolumeManager:
         await volume.ask_the_holder()
         return volume
 
-    def _names(self) -> list[str]:
-        try:
-            entries = sorted(self._directories.volumes.iterdir())
-        except FileNotFoundError:
-            return []
-        return [checks.name_of_directory(entry) for entry in entries if entry.is_dir()]
-
-    async def _states(self) -> list[VolumeState]:
-        def load() -> list[VolumeState]:
-            found = []
-            for name in self._names():
-                try:
-                    state = load_state(self._directories.volume(name).state)
-                except StateUnreadable:
-                    continue
-                if state is not None:
-                    found.append(state)
-            return found
-
-        return await host_call(load)
-
     async def _refuse_taken_name(self, spec: VolumeSpec) -> None:
         """Refuse a name that is in use; clear what an attempt that was cut off left behind it."""
         try:
@@ -364,7 +360,7 @@ class VolumeManager:
     async def _refuse_conflict(
         self, state: VolumeState, same: Callable[[VolumeState, VolumeState], bool]
     ) -> None:
-        states = await self._states()
+        states = await host_call(functools.partial(listing.states, self._directories))
         held = (await self._holder.status()).volumes if states else {}
         for other in states:
             if other.name == state.name or (other.spec.read_only and state.spec.read_only):
@@ -383,15 +379,3 @@ class VolumeManager:
         async with file_lock(path, state.name, IDENTITY_LOCK_SECONDS):
             await self._refuse_conflict(state, checks.same_unit)
             yield
-
-    async def _resolve(self, name_or_dir: str) -> str:
-        states = await self._states()
-        names = await host_call(self._names)
-        if name_or_dir in names:
-            return name_or_dir
-        path = await host_call(functools.partial(checks.resolve_parent, name_or_dir))
-        real = await host_call(functools.partial(os.path.realpath, path))
-        for state in states:
-            if state.mountpoint in (path, real):
-                return state.name
-        raise NoSuchVolume(name_or_dir)

@@ -113,13 +113,17 @@ class Pieces:
             log.warning("volume %s: %s", self.state.name, error)
 
     async def wait_for_successor(self) -> None:
-        """Where a worker has died and the next is on its way, wait for it, a while."""
+        """Where a worker has died and the next is on its way, wait until it answers, a while."""
         deadline = anyio.current_time() + SUCCESSOR_SECONDS
         while (
             self.held is not None
             and self.held.state in ("starting", "waiting")
             and anyio.current_time() < deadline
         ):
+            if self.worker_is_alive():
+                with contextlib.suppress(WorkerFailed):
+                    await self.control.call("status", deadline_s=1)
+                    return
             await anyio.sleep(PAUSE_S)
             await self.ask_the_holder()
 

@@ -19,25 +19,23 @@ from ..secret import Chap, Secret
 from ..settings import Settings
 from ..transport import OPEN_TIMEOUT, Reactor, ScsiResult, Session, open_session
 from ..url import IscsiUrl, parse_url
-from .alignment import AlignmentDevice
+from .direct import DirectDevice
 from .driver import drive
 from .identity import WITNESS_BYTES, Identity
 from .probe import UnitFacts, probe_unit, read_head
 from .record import UnitRecord
 from .recovery import barrier
 from .scsi_block import ScsiBlockDevice
-from .splitting import SplittingDevice
 
 CHAP_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
 MUTUAL_CHAP_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
 
 
-class LogicalUnit(AlignmentDevice):
+class LogicalUnit(DirectDevice):
     """A LUN as a block device, and as what it is: identity, INQUIRY data, raw commands."""
 
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
-        super().__init__(SplittingDevice(unit))
-        self.unit = unit
+        super().__init__(unit)
         self.lun = lun
 
     @property

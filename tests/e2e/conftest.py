@@ -15,6 +15,7 @@ from fusefs.host import LinuxHost
 from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
 from fusefs.volume.manager import VolumeManager
+from fusefs.volume.resize import ResizeReport
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
 from pyscsi_init import Chap
@@ -63,6 +64,10 @@ class Volumes:
     def detach(self, name: str, *, force: bool = False) -> DetachReport:
         """Detach."""
         return self.call(self.manager.detach, name, force)
+
+    def resize(self, name: str) -> ResizeReport:
+        """Take over the LUN's size."""
+        return self.call(self.manager.resize, name)
 
     def status(self) -> list[VolumeStatus]:
         """All volumes."""

@@ -11,6 +11,7 @@ Used as a module: ``with FuseServer(tmp_path, kind="native", loop="asyncio") as 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -82,7 +83,7 @@ class _Served:
         self.fault.hold(Match(predicate=self._look))
 
     def _look(self, request: BlockRequest) -> bool:
-        if request.operation is Operation.WRITE:
+        if request.operation not in (Operation.READ, Operation.FLUSH):
             self.fua.append(request.fua)
         return False
 
@@ -103,6 +104,10 @@ class _Served:
 
 
 async def _serve(options: dict[str, Any]) -> None:
+    if options["kind"] == "pyfuse3" and options["loop"] != "trio":
+        # Its other mode keeps every finished task until the end: enough to measure, no more.
+        pyfuse3_asyncio = importlib.import_module("pyfuse3.asyncio")
+        pyfuse3_asyncio.enable()
     fd: int = options["fd"]
     limits = Limits(**options["limits"])
     ram = RamDevice(options["size"], options["block_size"], limits=limits, **options["ram"])
@@ -115,6 +120,7 @@ async def _serve(options: dict[str, Any]) -> None:
             device,
             reactor=reactor,
             read_only=options["read_only"],
+            fua=options["fua"],
             slots=RequestSlots(options["slots"]) if options["slots"] >= 0 else None,
         )
         served = _Served(ram, fault, channel)
@@ -165,6 +171,7 @@ class FuseServer:
         size: int = 64 << 20,
         block_size: int = 512,
         read_only: bool = False,
+        fua: bool = False,
         fault: bool = False,
         limits: dict[str, int] | None = None,
         successor_of: FuseServer | None = None,
@@ -185,6 +192,7 @@ class FuseServer:
             "size": size,
             "block_size": block_size,
             "read_only": read_only,
+            "fua": fua,
             "fault": fault,
             "limits": limits or {},
             "ram": {"read_only": ram_read_only},
@@ -224,6 +232,7 @@ class FuseServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=passed,
+                start_new_session=True,  # Ctrl-C must not end the server of a mount in use
                 cwd=Path(__file__).resolve().parent.parent.parent,
                 env=processes.environment(),
             )

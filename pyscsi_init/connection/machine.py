@@ -102,13 +102,13 @@ class ConnectionMachine:
         outbox = self.outbox
         return outbox if len(outbox) <= IOV_MAX else outbox[:IOV_MAX]
 
-    def bytes_sent(self, count: int) -> None:
-        """``count`` bytes of ``data_to_send`` are with the kernel."""
+    def bytes_sent(self, count: int) -> bool:
+        """``count`` bytes of ``data_to_send`` are with the kernel; whether that was all."""
         outbox = self.outbox
         if count == sum(map(len, outbox)):
             self.buffers_left += len(outbox)
             outbox.clear()
-            return
+            return True
         whole = 0
         for buffer in outbox:
             length = len(buffer)
@@ -120,6 +120,7 @@ class ConnectionMachine:
         self.buffers_left += whole
         if count:
             outbox[0] = memoryview(outbox[0])[count:]
+        return False
 
     @property
     def queue_mark(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.fusefs.volume.stand_in_worker import SIZE
 
 from fusefs.errors import (
     CommandFailed,
@@ -23,6 +22,7 @@ from fusefs.errors import (
 from fusefs.volume.locks import file_lock
 from pyscsi_init.errors import CapacityShrunk, NotReady
 from tests.fusefs.volume.bench import Bench
+from tests.fusefs.volume.stand_in_zygote import SIZE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -119,7 +119,7 @@ async def test_who_cannot_be_asked(bench: Bench) -> None:
     with pytest.raises(NotReady):
         await bench.manager.resize("mute")
     await attached(bench, "data")
-    bench.kill_workers()
+    await bench.kill_workers()
     with pytest.raises(WorkerFailed, match="is dead"):
         await bench.manager.resize("data")
     assert bench.host.steps == []

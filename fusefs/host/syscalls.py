@@ -42,6 +42,9 @@ UMOUNT_NOFOLLOW = 8
 PR_SET_IO_FLUSHER = 57
 PR_GET_IO_FLUSHER = 58
 
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
 MCL_CURRENT = 1
 MCL_FUTURE = 2
 MCL_ONFAULT = 4
@@ -67,6 +70,7 @@ _libc.mount.argtypes = [
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _libc.mlockall.argtypes = [ctypes.c_int]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -107,6 +111,12 @@ def prctl(option: int, argument: int = 0) -> int:
 def mlockall(flags: int) -> None:
     """mlockall(2)."""
     _check(_libc.mlockall(flags))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2): give back the pages of a range of a file, also where they are locked."""
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    _check(_libc.fallocate(fd, mode, offset, length))
 
 
 def syncfs(fd: int) -> None:

@@ -141,7 +141,6 @@ def test_a_loop_device_grows_over_the_death_of_the_server(
     server = native()
     host = LinuxHost()
     with loop_device(server.path) as loop, ThreadPoolExecutor(1) as threads:
-        server.remember_init()
         server.call("resize", 2 * SIZE)
         os.kill(server.process.pid, signal.SIGSTOP)
         before = processes.children()
@@ -217,7 +216,6 @@ def test_a_successor_answers_what_a_killed_server_left(
     first = native(loop=loop, fault=True)
     with opened(first.path) as fd, threads_on(first, 4) as threads:
         assert os.pread(fd, 10, 0) == bytes(10)
-        first.remember_init()
         first.call("hold", "WRITE")
         jobs = [threads.submit(os.pwrite, fd, b"\5" * 4096, index * 4096) for index in range(4)]
         eventually(lambda: first.call("held") == 4)
@@ -225,7 +223,7 @@ def test_a_successor_answers_what_a_killed_server_left(
         successor = serving.enter_context(
             FuseServer(tmp_path, loop=loop, size=SIZE, successor_of=first)
         )
-        successor.call("resend")
+        assert successor.call("outstanding") == []
         assert [job.result(10) for job in jobs] == [4096] * 4
         assert os.pread(fd, 4 * 4096, 0) == b"\5" * 4 * 4096
 
@@ -236,7 +234,6 @@ def test_stop_leaves_the_mount_to_a_successor(
     first = native()
     with opened(first.path) as fd, threads_on(first, 1) as threads:
         os.pread(fd, 10, 0)
-        first.remember_init()
         first.call("stop")
         assert first.process.wait(10) == 0
         job = threads.submit(os.pread, fd, 10, 0)

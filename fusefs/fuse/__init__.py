@@ -45,9 +45,9 @@ def make_channel(
 ) -> Channel:
     """The channel of this kind over ``fd``, a /dev/fuse that is mounted.
 
-    ``slots`` hold what is to survive this process, and what a predecessor on this descriptor has
-    left. Only the native channel has them; it makes its own where none are given. With ``fua`` no
-    write is answered before it is on stable storage.
+    With ``fua`` nothing is answered before it is on stable storage. ``slots`` hold what is to
+    survive this process, and what a predecessor on this descriptor has left. Only the native
+    channel has them; it makes its own where none are given.
 
     Raises:
         ModuleNotFoundError: ``pyfuse3`` was asked for and is not installed.

@@ -81,13 +81,13 @@ class InFlight:
         """Called after each answer while somebody waits for one."""
         self._fd = fd
         self._file = file
+        self._fua = file.fua
         self._slots = slots
         self._words, self._free = slots.words, slots.free
         self._statistics = statistics
         self._buffers = AnswerBuffers()
         self._pools = self._buffers.small_pools
         self._submit = file.device.submit
-        self._fua = file.fua
 
     def trim(self) -> None:
         """Give back the memory of answers. Nothing may be in flight."""
@@ -123,7 +123,7 @@ class InFlight:
         request.length = len(payload)
         request.buffer = payload
         # O_DSYNC on a file opened for direct I/O: the kernel leaves the syncing to us.
-        request.fua = flags & os.O_DSYNC != 0 or self._fua
+        request.fua = self._fua or flags & os.O_DSYNC != 0
         request.completion = self._write_done
         self._submit(request)
 

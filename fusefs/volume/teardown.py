@@ -66,30 +66,33 @@ async def take_down(volume: Pieces) -> DetachReport:
     Cancellation: the step under way is finished; the rest can be taken down later.
     """
     alive = volume.worker_is_alive()
-    if alive:
-        await _refuse_without_target(volume)
+    lost = await _why_nothing_can_be_saved(volume)
     await _refuse_if_used(volume)
     mountpoint = volume.state.mountpoint
-    if mountpoint and alive and await volume.call(volume.is_mounted_at, mountpoint):
+    if mountpoint and not lost and await volume.call(volume.is_mounted_at, mountpoint):
         flush_s = volume.state.spec.session_settings().flush_timeout
         await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
     await _unmount_and_detach(volume)
     await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
     if alive:
-        await _stop_worker(volume)
-    await volume.unmount_fuse(lazy=not alive)
+        await _stop_worker(volume, force=bool(lost))
+    await volume.unmount_fuse(lazy=bool(lost))
     await volume.remove_files()
     report = DetachReport(volume.state.name)
-    if not alive and not volume.state.spec.read_only:
+    if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
-        report.problems.append(
-            "its worker process had died before: what had not reached the target by then is lost"
-        )
+        report.problems.append(f"what had not reached the target by then is lost: {lost}")
     return report
 
 
-async def _refuse_without_target(volume: Pieces) -> None:
+async def _why_nothing_can_be_saved(volume: Pieces) -> str:
+    """Why waiting would save nothing: the worker is dead, or its session has failed for good, as
+    when another disk was found in place of the volume's own. Empty where data can be written."""
+    if not volume.worker_is_alive():
+        return "its worker process had died before"
     status = await volume.control.call("status")
+    if failed := status.get("failed"):
+        return str(failed)
     if status.get("recovering"):
         raise WorkerFailed(
             volume.state.name,
@@ -97,6 +100,7 @@ async def _refuse_without_target(volume: Pieces) -> None:
             "the target is back, or detach by force and lose what is not written",
             pid=volume.worker.pid if volume.worker else None,
         )
+    return ""
 
 
 async def _refuse_if_used(volume: Pieces) -> None:
@@ -183,13 +187,13 @@ async def _quietly(step: Callable[[], Awaitable[Any]]) -> None:
             return
 
 
-async def _stop_worker(volume: Pieces) -> None:
+async def _stop_worker(volume: Pieces, *, force: bool) -> None:
     worker = volume.worker
     if worker is None:
         return
     settings = volume.state.spec.session_settings()
     try:
-        await volume.control.call("stop", force=False, deadline_s=settings.flush_timeout + 10)
+        await volume.control.call("stop", force=force, deadline_s=settings.flush_timeout + 10)
     except WorkerFailed:
         # It may have ended between our look and our request: then there is nothing to stop.
         if volume.worker_is_alive():

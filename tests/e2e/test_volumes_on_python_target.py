@@ -6,9 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pyscsi_init import Chap, Secret
 from pyscsi_init.errors import IscsiError
 from pyscsi_init.testing import READS, WRITES, RamDisk, TargetChap
 from tests.e2e.conftest import Volumes
+from tests.support.direct_io import Background, read_direct, until, write_direct
 from tests.support.fio import fio_verify
 from tests.support.python_target import MEBI, RecordingDisk, TargetThread, make_target
 
@@ -34,65 +33,6 @@ def served() -> Iterator[TargetThread]:
     """A target with a disk of 64 MiB that remembers its writes."""
     with TargetThread(make_target(RecordingDisk(64 * MEBI))) as target:
         yield target
-
-
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Return when it holds; a worker is another process, so it is asked again and again."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def write_direct(path: str, offset: int, data: bytes) -> None:
-    """Past the page cache of the loop device."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT)
-    try:
-        buffer = memoryview(bytearray(2 * BLOCK))
-        start = -_address(buffer) % BLOCK
-        buffer[start : start + BLOCK] = data
-        assert os.pwrite(descriptor, buffer[start : start + BLOCK], offset) == BLOCK
-    finally:
-        os.close(descriptor)
-
-
-def read_direct(path: str, offset: int) -> bytes:
-    """Past the page cache of the loop device."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        buffer = memoryview(bytearray(2 * BLOCK))
-        start = -_address(buffer) % BLOCK
-        assert os.preadv(descriptor, [buffer[start : start + BLOCK]], offset) == BLOCK
-        return bytes(buffer[start : start + BLOCK])
-    finally:
-        os.close(descriptor)
-
-
-def _address(buffer: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-
-
-class Background:
-    """A blocking call in a thread, and how it ended."""
-
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.error: BaseException | None = None
-
-        def run() -> None:
-            try:
-                function(*arguments)
-            except BaseException as error:
-                self.error = error
-
-        self.thread = threading.Thread(target=run, daemon=True)
-        self.thread.start()
-
-    def join(self) -> None:
-        """Wait for its end and raise what it raised."""
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
 
 
 def test_a_held_write_never_lands_on_a_newer_one(served: TargetThread, volumes: Volumes) -> None:

@@ -24,6 +24,9 @@ OTHER_RUNS = "/pytest-of-"
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""
 
+KEPT_BY_IPROUTE2 = "mount /run/netns ("
+"""``ip netns add`` makes its directory a mount point, once, and leaves it."""
+
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Children that the standard library keeps for the life of the process."""
 
@@ -49,7 +52,7 @@ def mounts() -> set[str]:
         fields, _, tail = line.partition(" - ")
         kind, source = tail.split(" ")[:2]
         found.add(f"mount {fields.split(' ')[4]} ({kind} from {source})")
-    return found
+    return {text for text in found if not text.startswith(KEPT_BY_IPROUTE2)}
 
 
 def loop_devices() -> set[str]:

@@ -15,6 +15,7 @@ What the peers see:
 from __future__ import annotations
 
 import contextlib
+import functools
 import selectors
 import socket
 import struct
@@ -46,8 +47,16 @@ class _Direction:
 class TcpProxy:
     """``with TcpProxy(("127.0.0.1", port)) as proxy:`` then connect to ``proxy.port``."""
 
-    def __init__(self, upstream: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        upstream: tuple[str, int],
+        *,
+        connect: Callable[[tuple[str, int]], socket.socket] | None = None,
+    ) -> None:
+        """``connect`` makes the connections to ``upstream``, where they are not to be made from
+        here: from another network namespace, for one."""
         self.upstream = upstream
+        self._connect = connect or functools.partial(socket.create_connection, timeout=5)
         self.connections = 0
         """Connections accepted so far."""
         self.passed = {TO_TARGET: 0, TO_CLIENT: 0}
@@ -208,7 +217,7 @@ class TcpProxy:
         except BlockingIOError:
             return
         try:
-            target = socket.create_connection(self.upstream, timeout=5)
+            target = self._connect(self.upstream)
         except OSError:
             self._close(client, reset=True)
             return

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The same layout as FIELDS in slow_pwrite.py: eight 64-bit words of the machine's byte order. */
+/* The same layout as FIELDS in slow_pwrite.py: nine 64-bit words of the machine's byte order. */
 struct orders {
     _Atomic uint64_t start, end;     /* the byte range, end exclusive */
     _Atomic uint64_t hold;           /* 1: writes, 2: reads, 3: both wait while this is set */
@@ -27,6 +27,7 @@ struct orders {
     _Atomic uint64_t skip;           /* ... after that many were let through */
     _Atomic uint64_t held;           /* calls that began to wait */
     _Atomic uint64_t passed;         /* calls that are done: let through after a wait, or dropped */
+    _Atomic uint64_t only;           /* when set, calls wait only while fewer than that have */
 };
 
 static struct orders *orders;
@@ -64,6 +65,8 @@ static void wait_if_told(uint64_t kind)
     const struct timespec tick = {0, 1000000};
     uint64_t ticks = orders->delay;
     if (ticks == 0 && !(orders->hold & kind))
+        return;
+    if (orders->only != 0 && orders->held >= orders->only)
         return;
     orders->held++;
     while (ticks > 0 || (orders->hold & kind)) {

@@ -18,7 +18,7 @@ from pathlib import Path
 from .requirements import require
 
 SOURCE = Path(__file__).with_name("slow_pwrite.c")
-FIELDS = ("start", "end", "hold", "delay", "drop", "skip", "held", "passed")
+FIELDS = ("start", "end", "hold", "delay", "drop", "skip", "held", "passed", "only")
 FLAGS = ("-O2", "-Wall", "-Werror", "-shared", "-fPIC")
 WRITES, READS = 1, 2
 
@@ -56,9 +56,10 @@ class BackingFault:
         for field, value in values.items():
             struct.pack_into("=Q", self._memory, 8 * FIELDS.index(field), value)
 
-    def hold(self, start: int, end: int, *, kind: int = WRITES) -> None:
-        """From now on calls that touch ``start..end`` wait until :meth:`release`."""
-        self._set(start=start, end=end, hold=kind)
+    def hold(self, start: int, end: int, *, kind: int = WRITES, count: int = 0) -> None:
+        """From now on calls that touch ``start..end`` wait until :meth:`release`; with ``count``
+        only that many, and those that come later overtake them."""
+        self._set(start=start, end=end, only=self.held + count if count else 0, hold=kind)
 
     def delay(self, start: int, end: int, milliseconds: int) -> None:
         """From now on calls that touch ``start..end`` take that much longer."""
@@ -71,7 +72,7 @@ class BackingFault:
 
     def release(self) -> None:
         """No faults from now on; what was held goes through."""
-        self._set(hold=0, delay=0, drop=0, skip=0)
+        self._set(hold=0, delay=0, drop=0, skip=0, only=0)
 
     @property
     def held(self) -> int:

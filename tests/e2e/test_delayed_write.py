@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The delayed write: a connection dies while the target's backing store holds a write back.
+
+After recovery the write is repeated, and newer ones follow. The old one, which the target still
+has, must not land on top of them: not on tgt, not on LIO, not on the Python target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import anyio
+import pytest
+
+import pyscsi_init
+from pyscsi_init import Settings
+from pyscsi_init.errors import SessionFailed
+from tests.e2e.conftest import Volumes
+from tests.support import waiting
+from tests.support.direct_io import BLOCK, Background, read_direct, until, write_direct
+from tests.support.holding import HOLDING, HoldingTarget, holding_python
+from tests.support.kernel_log import KernelLog
+
+pytestmark = pytest.mark.root
+
+MEBI = 1 << 20
+OFFSET = 8 * MEBI
+HOLD_SECONDS = 0.4
+"""How long the write is held after the cut: more than a login takes, less than its timeout."""
+QUICK = {"default_time2wait": 0, "login_timeout": 2.0}
+
+Made = Callable[[Path], AbstractContextManager[HoldingTarget]]
+
+
+def cut_with_a_held_write(target: HoldingTarget, loop: str, name: str, volumes: Volumes) -> None:
+    """Write "1", lose the connection while it is held, and write "2" when "1" is answered."""
+    target.hold(OFFSET, OFFSET + BLOCK)
+    first = Background(write_direct, loop, OFFSET, b"1" * BLOCK)
+    target.wait_held()
+    target.cut()
+    until(lambda: volumes.get(name).state == "recovering")
+    first.thread.join(HOLD_SECONDS)
+    assert first.running, "a write was answered while an older one could still land on it"
+    target.release()
+    first.join()
+    write_direct(loop, OFFSET, b"2" * BLOCK)
+
+
+@pytest.mark.parametrize("kind", list(HOLDING))
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.soak)])
+def test_the_newest_write_stays(volumes: Volumes, tmp_path: Path, kind: str, rounds: int) -> None:
+    with HOLDING[kind](tmp_path) as target, KernelLog() as log:
+        volume = volumes.attach(target.url, name="v", settings=QUICK)
+        for number in range(1, rounds + 1):
+            cut_with_a_held_write(target, volume.loop, "v", volumes)
+            assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
+            assert read_direct(volume.loop, OFFSET) == b"2" * BLOCK
+            assert volumes.get("v").recoveries == number
+        assert volumes.get("v").io["errors"] == 0
+        log.check(volume.loop)
+        volumes.detach("v")
+        assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
+
+
+def test_a_target_whose_reset_is_no_barrier_is_found_out(volumes: Volumes, tmp_path: Path) -> None:
+    """The test above can fail: this target answers the reset while it still has the write."""
+    with holding_python(tmp_path, reset_waits_for_writes=False) as target:
+        volume = volumes.attach(target.url, name="v", settings=QUICK)
+        target.hold(OFFSET, OFFSET + BLOCK)
+        first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)
+        target.wait_held()
+        target.cut()
+        first.join()
+        write_direct(volume.loop, OFFSET, b"2" * BLOCK)
+        target.release()
+        assert target.content(OFFSET, OFFSET + BLOCK) == b"1" * BLOCK
+        volumes.detach("v")
+
+
+@pytest.mark.anyio
+@pytest.mark.one_loop
+@pytest.mark.parametrize("kind", ["tgt", "python"])
+async def test_without_the_barrier_the_old_write_lands_on_the_newer_one(
+    tmp_path: Path, kind: str
+) -> None:
+    """The targets do hold the write, and nothing but the barrier keeps it from landing late."""
+    settings = Settings(recovery_timeout=None, default_time2wait=0)
+    with HOLDING[kind](tmp_path) as target:
+        async with pyscsi_init.open_lun(target.url, settings=settings) as lun:
+            lun.session.restorers.clear()
+            target.hold(OFFSET, OFFSET + BLOCK)
+            async with anyio.create_task_group() as writers:
+                writers.start_soon(lun.write, OFFSET, b"1" * BLOCK)
+                await anyio.to_thread.run_sync(target.wait_held)
+                target.cut()
+            await lun.write(OFFSET, b"2" * BLOCK)
+            await the_old_one_lands(target)
+
+
+@pytest.mark.anyio
+@pytest.mark.one_loop
+async def test_on_lio_a_session_of_another_isid_is_no_barrier(tmp_path: Path) -> None:
+    """LIO lets nobody log in with the ISID of a session whose write it still has, so there it is
+    the stored ISID that protects: a newcomer's write is overtaken."""
+    settings = Settings(recovery_timeout=0, default_time2wait=0)
+    with HOLDING["lio"](tmp_path) as target:
+        async with pyscsi_init.open_lun(target.url, settings=settings) as lun:
+            target.hold(OFFSET, OFFSET + BLOCK)
+
+            async def cut() -> None:
+                await anyio.to_thread.run_sync(target.wait_held)
+                target.cut()
+
+            async with anyio.create_task_group() as writers:
+                writers.start_soon(cut)
+                with pytest.raises(SessionFailed):
+                    await lun.write(OFFSET, b"1" * BLOCK)
+            async with pyscsi_init.open_lun(target.url) as other:
+                await other.write(OFFSET, b"2" * BLOCK)
+                assert lun.session.recovering
+                await the_old_one_lands(target)
+
+
+async def the_old_one_lands(target: HoldingTarget) -> None:
+    """What is released replaces what was written after it."""
+    assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
+    await anyio.to_thread.run_sync(target.release)
+    await waiting.until(lambda: target.content(OFFSET, OFFSET + BLOCK) == b"1" * BLOCK)

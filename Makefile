@@ -16,10 +16,13 @@ DEMO_PACKAGES := python3 python3-venv e2fsprogs xfsprogs btrfs-progs util-linux 
 TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev pkg-config gcc \
 	libc6-dev python3-dev qemu-utils qemu-block-extra lvm2 fdisk dosfstools \
 	iproute2 procps user-mode-linux kmod
+BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \
+	e2fsprogs mount postgresql user-mode-linux kmod iproute2 gcc libc6-dev
 # docker.io only adds a step to the demo, so the demo goes on where it cannot be installed.
 OPTIONAL_DEMO_PACKAGES := docker.io
 
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Most of the tests wait for a kernel, a target or a deadline, so a few run beside each other.
 PYTEST_WORKERS ?= 3
 HYPOTHESIS_PROFILE ?=
@@ -47,10 +50,14 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict -p tests.support -p tests.architecture -m tests.conftest
+	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -m tests.conftest
 
-bench: venv
-	$(BIN)/python -m benchmarks.run
+bench: $(VENV)/.test $(VENV)/.bench-packages
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+.PHONY: $(VENV)/.bench-packages
+$(VENV)/.bench-packages:
+	@scripts/system-packages $(BENCH_PACKAGES)
 
 soak: venv
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_ARGS)
@@ -73,7 +80,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml scripts/dependency-groups | system-packages $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[uvloop]' \
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop,bench]' \
 		$$($(BIN)/python scripts/dependency-groups test lint)
 	scripts/optional-extra $(BIN)/python pyfuse3
 	touch $(VENV)/.run $@

@@ -1,122 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library level: random or sequential reads of one LUN, ours against libiscsi's iscsi-perf.
+"""The library level: reads of one LUN, ours against libiscsi's iscsi-perf.
 
-Both read the same LUN of the same target, in turn, for the same time. Ours submits block requests
-with completions, as the FUSE channel does: no task and no event per I/O. CPU time is that of the
-initiator's process alone.
+Ours is ``pyscsi-init bench`` in a process of its own, which submits requests with completions as
+the FUSE channel does. iscsi-perf runs for whole seconds, and its CPU time includes its start and
+login: a few milliseconds. It has no writes; the grid measures ours alone there.
 """
 
 from __future__ import annotations
 
-import random
+import json
 import re
-import resource
-import subprocess
-import time
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import anyio
+from . import criteria
+from .criteria import LIBISCSI
+from .level import Context, Level
+from .model import GRID_DEPTHS, GRID_PATTERNS, GRID_SIZES, OURS, Case, grid
+from .processes import Failed, run, run_counted
 
-import pyscsi_init
-from pyscsi_init import BlockRequest, Operation
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is measured: block size in bytes, requests in flight, random or sequential."""
-
-    name: str
-    block_size: int
-    depth: int
-    sequential: bool = False
+CASES = [
+    criteria.READ_1, criteria.READ_32, criteria.READ_128, criteria.SEQ_256K, criteria.SEQ_READ,
+]  # fmt: skip
 
 
-CASES = (
-    Case("4 KiB random read, depth 1", 4096, 1),
-    Case("4 KiB random read, depth 32", 4096, 32),
-    Case("4 KiB random read, depth 128", 4096, 128),
-    Case("256 KiB sequential read, depth 16", 262144, 16, sequential=True),
-    Case("1 MiB sequential read, depth 8", 1048576, 8, sequential=True),
-)
+@contextmanager
+def library(context: Context) -> Iterator[Level]:
+    """The level, on the shared LUN."""
+    cases = list(CASES)
+    if context.grid:
+        cases += [
+            case for case in grid(GRID_PATTERNS, GRID_SIZES, GRID_DEPTHS) if case not in cases
+        ]
+    url = context.target.url(0)
+
+    def measure(case: Case, subject: str) -> dict[str, float]:
+        if subject == OURS:
+            return ours(context, url, case)
+        return libiscsi(context, url, case)
+
+    yield Level(
+        "library",
+        cases,
+        lambda case: [OURS, LIBISCSI] if case.pattern in ("read", "randread") else [OURS],
+        measure,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One round: I/O per second, and CPU microseconds of the initiator per I/O (nan: not known)."""
-
-    iops: float
-    cpu_us: float
-
-
-async def _ours(url: str, case: Case, seconds: float) -> Sample:
-    async with pyscsi_init.open_lun(url) as lun:
-        blocks = lun.size_bytes // case.block_size
-        choice = random.Random(1)
-        done = running = position = 0
-        idle = anyio.Event()
-        end = 0.0
-
-        def submit(request: BlockRequest) -> None:
-            nonlocal position
-            block = position % blocks if case.sequential else choice.randrange(blocks)
-            position += 1
-            request.offset = block * case.block_size
-            lun.submit(request)
-
-        def completed(request: BlockRequest) -> None:
-            nonlocal done, running
-            if request.error is not None:
-                raise request.error
-            done += 1
-            if time.perf_counter() < end:
-                submit(request)
-            else:
-                running -= 1
-                if not running:
-                    idle.set()
-
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        start = time.perf_counter()
-        end = start + seconds
-        for _ in range(case.depth):
-            running += 1
-            buffer = bytearray(case.block_size)
-            submit(BlockRequest(Operation.READ, 0, case.block_size, buffer, completed))
-        await idle.wait()
-        elapsed = time.perf_counter() - start
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-        return Sample(done / elapsed, cpu / done * 1e6)
+def ours(context: Context, url: str, case: Case) -> dict[str, float]:
+    """One measurement of ours, in a process of its own."""
+    command = [
+        sys.executable, "-m", "fusefs.cli", "bench", url,
+        f"--rw={case.pattern}", f"--bs={case.block_size}", f"--iodepth={case.depth}",
+        f"--runtime={context.seconds}", f"--loop={context.loop}", "--json", "--destroy-data",
+    ]  # fmt: skip
+    found = json.loads(run(command, seconds=context.seconds + 60, env=context.environment()))
+    latency = found["latency_us"]
+    values = {
+        "iops": found["iops"],
+        "mib_s": found["bytes_per_second"] / 2**20,
+        "cpu_us": found["cpu_us_per_io"],
+        "p50_us": latency["p50"],
+        "p99_us": latency["p99"],
+        "p999_us": latency["p99.9"],
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def ours(url: str, case: Case, seconds: float, loop: str) -> Sample:
-    """One round of ours; ``loop`` is asyncio, trio or uvloop."""
-    backend = "trio" if loop == "trio" else "asyncio"
-    options = {"use_uvloop": True} if loop == "uvloop" else {}
-    return anyio.run(_ours, url, case, seconds, backend=backend, backend_options=options)
-
-
-def libiscsi(url: str, case: Case, seconds: float, lun_block_size: int = 512) -> Sample:
-    """One round of iscsi-perf."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def libiscsi(context: Context, url: str, case: Case) -> dict[str, float]:
+    """One measurement of iscsi-perf."""
+    seconds = max(1, round(context.seconds))
     command = [
         "iscsi-perf",
         "-b",
-        str(case.block_size // lun_block_size),
+        str(case.block_size // context.target.block_size),
         "-m",
         str(case.depth),
         "-t",
-        str(max(1, round(seconds))),
-        *([] if case.sequential else ["-r"]),
+        str(seconds),
+        *(["-r"] if case.pattern == "randread" else []),
         url,
     ]
-    output = subprocess.run(
-        command, capture_output=True, text=True, timeout=seconds + 60, check=True
-    ).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Its figures come on lines that end with a carriage return; the last one is the average.
+    output, cpu = run_counted(command, seconds=seconds + 60)
+    iops = iscsi_perf_iops(output)
+    return {
+        "iops": iops,
+        "mib_s": iops * case.block_size / 2**20,
+        "cpu_us": cpu / (iops * seconds) * 1e6,
+    }
+
+
+def iscsi_perf_iops(output: str) -> float:
+    """The average of the whole run. Its lines end with carriage returns; the last one has it.
+
+    Raises:
+        Failed: it is not there, or zero.
+    """
     rates = [float(rate) for rate in re.findall(r"iops average (\d+)", output)]
-    if not rates:
-        raise RuntimeError(f"iscsi-perf printed no figure:\n{output}")
-    cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    return Sample(rates[-1], cpu / (rates[-1] * max(1, round(seconds))) * 1e6)
+    if not rates or not rates[-1]:
+        raise Failed(f"iscsi-perf printed no figure:\n{output}")
+    return rates[-1]

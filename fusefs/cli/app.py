@@ -30,10 +30,12 @@ COMMANDS = {
     "luns": "targets",
     "info": "targets",
     "copy": "copy",
+    "bench": "bench",
     "attach": "volumes",
     "detach": "volumes",
     "mount": "volumes",
     "umount": "volumes",
+    "resize": "resize",
     "status": "status",
     "doctor": "doctor",
     "demo": "demo",
@@ -78,7 +80,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """iSCSI LUNs as files, block devices and directories, without a kernel initiator.
 
-    discover, luns, info and copy work as any user; attach and mount need root. A PORTAL is
+    discover, luns, info, copy and bench work as any user; attach and mount need root. A PORTAL is
     host[:port]; a URL is iscsi://[user@]host[:port][,host...]/target-name[/lun]. Secrets come from
     files or from the environment, never from arguments.
     """

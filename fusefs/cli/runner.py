@@ -19,21 +19,35 @@ import anyio
 import anyio.abc
 
 from fusefs.cli.signals import Stopped, arm, heeded, remember
+from pyscsi_init.errors import ConfigurationError
 
 T = TypeVar("T")
 
 BACKENDS = ("asyncio", "trio")
+LOOPS = ("uvloop", "asyncio", "trio")
+"""The event loops by their own names, for whoever compares them; ``asyncio`` as a backend means
+uvloop where it is installed."""
 
 
-def run(function: Callable[[], Awaitable[T]], *, backend: str = "asyncio") -> T:
-    """Run a coroutine function to its end.
+def run(
+    function: Callable[[], Awaitable[T]], *, backend: str = "asyncio", loop: str | None = None
+) -> T:
+    """Run a coroutine function to its end, on a backend or on just this one of LOOPS.
 
     Raises:
+        ConfigurationError: uvloop was asked for by name and is not installed.
         Stopped: a signal came; the function was cancelled and has ended.
         Exception: what the function raised, never in a group.
     """
     options: dict[str, Any] = {}
-    if backend == "asyncio" and importlib.util.find_spec("uvloop") is not None:
+    has_uvloop = importlib.util.find_spec("uvloop") is not None
+    if loop == "uvloop" and not has_uvloop:
+        raise ConfigurationError(
+            "--loop", loop, "is not installed", "pip install 'pyscsi-init[uvloop]', or another loop"
+        )
+    if loop is not None:
+        backend = "trio" if loop == "trio" else "asyncio"
+    if backend == "asyncio" and has_uvloop and loop != "asyncio":
         options["use_uvloop"] = True
     command = _Command(function)
     numbers = heeded()

@@ -158,6 +158,7 @@ class TgtServer:
                 stdout=log,
                 stderr=log,
                 env=self._environment | fault,
+                start_new_session=True,  # Ctrl-C is for whoever started it
                 cwd=self.directory,
             )
         deadline = time.monotonic() + timeout

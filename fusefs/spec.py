@@ -26,6 +26,9 @@ FUSE_CHANNELS = ("native", "pyfuse3")
 FILESYSTEMS = ("ext4", "xfs", "btrfs")
 """What can be made on a blank LUN; a LUN that already holds another one may still be mounted."""
 
+DURABILITIES = ("target-cache", "fua")
+"""When an acknowledged write is on stable storage: after the flush that follows it, or at once."""
+
 DEFAULT_FILESYSTEM = "ext4"
 MAX_NAME_LENGTH = 255
 
@@ -67,6 +70,8 @@ class VolumeSpec:
     the LUN, and ext4 where it is made. ``settings`` are overrides by name for
     :class:`pyscsi_init.settings.Settings`. ``on_disconnect`` is what I/O does while the target is
     away after a successful attach: ``wait`` (for ever), ``fail-fast``, or ``fail-after=SECONDS``.
+    ``durability`` is what an acknowledged write is worth: ``target-cache`` (stable once a flush
+    that followed it has succeeded, as with any disk), or ``fua`` (stable when it is acknowledged).
     """
 
     name: str = ""
@@ -79,6 +84,7 @@ class VolumeSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     initiator_name: str = ""
     on_disconnect: str = "wait"
+    durability: str = "target-cache"
 
     def __post_init__(self) -> None:
         address = parse_url(self.url)
@@ -100,6 +106,13 @@ class VolumeSpec:
                 self.fuse_channel,
                 "is not known",
                 remedy=f"one of {', '.join(FUSE_CHANNELS)}",
+            )
+        if self.durability not in DURABILITIES:
+            raise InvalidSpec(
+                "durability",
+                self.durability,
+                "is not known",
+                remedy=f"one of {', '.join(DURABILITIES)}",
             )
         if self.fstype and not (self.fstype.isascii() and self.fstype.replace("-", "").isalnum()):
             raise InvalidSpec(

@@ -35,6 +35,15 @@ from pyscsi_init.url import IscsiUrl
 INQUIRY_BYTES = 96
 
 
+def _how_to_log_in(login: LoginOptions, address: IscsiUrl | None = None) -> dict[str, Any]:
+    """What each session here is opened with; it does not wait for a target that goes away."""
+    return {
+        "chap": login.credentials(address),
+        "settings": without_waiting(login),
+        "initiator_name": login.initiator_name,
+    }
+
+
 @click.command(
     epilog="\b\nExample:\n  pyscsi-init discover 192.0.2.7\n"
     "  pyscsi-init discover [2001:db8::7]:3261 --json"
@@ -52,15 +61,12 @@ def discover(invocation: Invocation, portal: str, login: LoginOptions) -> None:
             "portal", None, "is host[:port], without user, scheme or target", "see --chap-user"
         )
     where = Portal.parse(portal)
-    chap = login.credentials()
-    settings = without_waiting(login)
+    how = _how_to_log_in(login)
 
     async def ask() -> list[dict[str, Any]]:
         with output.steps(invocation) as step:
             step(f"ask {where}")
-            found = await discover_targets(
-                where, chap=chap, settings=settings, initiator_name=login.initiator_name
-            )
+            found = await discover_targets(where, **how)
         return [{"name": one.name, "portals": [str(p) for p in one.portals]} for one in found]
 
     targets = runner.run(ask, backend=login.backend)
@@ -84,19 +90,12 @@ def discover(invocation: Invocation, portal: str, login: LoginOptions) -> None:
 def luns(invocation: Invocation, url: str, login: LoginOptions) -> None:
     """The logical units of a target; a LUN in the URL is ignored."""
     address = parse_url(url)
-    chap = login.credentials(address)
-    settings = without_waiting(login)
+    how = _how_to_log_in(login, address)
 
     async def ask() -> list[dict[str, Any]]:
         with output.steps(invocation) as step:
             step(f"log in to {address.target}")
-            async with open_session(
-                address.portals,
-                address.target,
-                chap=chap,
-                settings=settings,
-                initiator_name=login.initiator_name,
-            ) as session:
+            async with open_session(address.portals, address.target, **how) as session:
                 found = []
                 for lun in await session.report_luns():
                     step(f"ask LUN {lun_text(lun)}")
@@ -165,19 +164,12 @@ async def _describe(session: Session, address: IscsiUrl, lun: bytes) -> dict[str
 def info(invocation: Invocation, url: str, login: LoginOptions) -> None:
     """What a LUN is: identity, capacity, limits, and what was negotiated with its target."""
     address = parse_url(url)
-    chap = login.credentials(address)
-    settings = without_waiting(login)
+    how = _how_to_log_in(login, address)
 
     async def ask() -> dict[str, dict[str, Any]]:
         with output.steps(invocation) as step:
             step(f"log in to {address.target}")
-            async with open_lun(
-                address,
-                chap=chap,
-                settings=settings,
-                initiator_name=login.initiator_name,
-                read_only=True,
-            ) as unit:
+            async with open_lun(address, read_only=True, **how) as unit:
                 facts, session = unit.facts, unit.session
                 limits = unit.unit.limits
                 return {
@@ -209,7 +201,7 @@ def info(invocation: Invocation, url: str, login: LoginOptions) -> None:
                         "initiator_name": session.initiator_name,
                         "isid": isid_text(session.isid),
                         "tsih": session.tsih,
-                        "authentication": _authentication(chap),
+                        "authentication": _authentication(how["chap"]),
                     },
                     "keys": session.parameters.as_keys(),
                 }

@@ -21,7 +21,7 @@ from fusefs.cli.options import LoginOptions, common_options, json_option, login_
 from fusefs.cli.output import Invocation
 from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.host import LinuxHost
-from fusefs.spec import FILESYSTEMS, FUSE_CHANNELS, VolumeSpec, recovery_timeout
+from fusefs.spec import DURABILITIES, FILESYSTEMS, FUSE_CHANNELS, VolumeSpec, recovery_timeout
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
@@ -59,6 +59,13 @@ def _volume_options(command: Command) -> Command:
                 metavar="wait|fail-after=SECONDS|fail-fast",
                 callback=_on_disconnect,
                 help="What I/O does while the target is away [default: wait].",
+            ),
+            click.option(
+                "--durability",
+                type=click.Choice(DURABILITIES),
+                default=DURABILITIES[0],
+                show_default=True,
+                help="When a write is stable: after a flush, or when it is acknowledged (slower).",
             ),
             click.option(
                 "--fuse",
@@ -140,12 +147,19 @@ def attach(
     name: str,
     read_only: bool,
     on_disconnect: str | None,
+    durability: str,
     fuse: str,
     login: LoginOptions,
 ) -> None:
     """Make a LUN a block file of this host and print its path; a loop device lies over it."""
     spec = make_spec(
-        url, login, on_disconnect=on_disconnect, name=name, read_only=read_only, fuse_channel=fuse
+        url,
+        login,
+        on_disconnect=on_disconnect,
+        durability=durability,
+        name=name,
+        read_only=read_only,
+        fuse_channel=fuse,
     )
     credentials = login.credentials(spec.address)
     require_root("attach a LUN")
@@ -183,6 +197,7 @@ def mount(
     name: str,
     read_only: bool,
     on_disconnect: str | None,
+    durability: str,
     fuse: str,
     fstype: str | None,
     format_if_blank: bool,
@@ -196,6 +211,7 @@ def mount(
         url,
         login,
         on_disconnect=on_disconnect,
+        durability=durability,
         name=name,
         read_only=read_only,
         fuse_channel=fuse,

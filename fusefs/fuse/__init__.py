@@ -14,6 +14,7 @@ from .abi import InitReply
 from .blockfile import BlockFile
 from .channel import Channel, ChannelStatistics, Reactor
 from .native import NativeChannel
+from .slots import Outstanding, RequestSlots
 
 ChannelKind = Literal["native", "pyfuse3"]
 
@@ -24,7 +25,9 @@ __all__ = [
     "ChannelStatistics",
     "InitReply",
     "NativeChannel",
+    "Outstanding",
     "Reactor",
+    "RequestSlots",
     "make_channel",
 ]
 
@@ -37,20 +40,24 @@ def make_channel(
     reactor: Reactor,
     read_only: bool = False,
     name: str = "lun",
-    init: InitReply | None = None,
+    fua: bool = False,
+    slots: RequestSlots | None = None,
 ) -> Channel:
     """The channel of this kind over ``fd``, a /dev/fuse that is mounted.
 
-    ``init`` is for a successor on a descriptor that another channel has read from already, and only
-    the native one can be that.
+    With ``fua`` nothing is answered before it is on stable storage. ``slots`` hold what is to
+    survive this process, and what a predecessor on this descriptor has left. Only the native
+    channel has them; it makes its own where none are given.
 
     Raises:
         ModuleNotFoundError: ``pyfuse3`` was asked for and is not installed.
     """
     if kind == "native":
-        return NativeChannel(reactor, fd, device, read_only=read_only, name=name, init=init)
-    if init is not None:
-        raise ValueError("libfuse cannot take over a connection that has agreed on INIT already")
+        return NativeChannel(
+            reactor, fd, device, read_only=read_only, name=name, fua=fua, slots=slots
+        )
+    if slots is not None:
+        raise ValueError("libfuse keeps requests to itself: it cannot use request slots")
     from .pyfuse3_channel import Pyfuse3Channel  # an optional dependency
 
-    return Pyfuse3Channel(fd, device, read_only=read_only, name=name)
+    return Pyfuse3Channel(fd, device, read_only=read_only, name=name, fua=fua)

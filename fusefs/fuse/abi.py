@@ -193,6 +193,25 @@ class InitReply:
             self.flags >> 32,
         )
 
+    @classmethod
+    def decode(cls, encoded: bytes | memoryview) -> InitReply:
+        """The reply from the struct fuse_init_out that it was encoded to."""
+        _, minor, readahead, flags, background, congestion, write, _, pages, _, flags2 = (
+            _INIT_OUT.unpack_from(encoded)
+        )
+        return cls(
+            minor=minor,
+            flags=flags | flags2 << 32,
+            max_readahead=readahead,
+            max_background=background,
+            congestion_threshold=congestion,
+            max_write=write,
+            max_pages=pages,
+        )
+
+
+INIT_REPLY_LENGTH = _INIT_OUT.size
+
 
 def decode_init(message: memoryview) -> InitRequest:
     """struct fuse_init_in behind the header."""

@@ -51,11 +51,23 @@ def any_request(device: BlockDevice) -> BlockDevice:
 
 
 class BlockFile:
-    """The file ``name`` over ``device``. Refusals are positive errnos; 0 means granted."""
+    """The file ``name`` over ``device``. Refusals are positive errnos; 0 means granted.
 
-    def __init__(self, device: BlockDevice, *, read_only: bool = False, name: str = "lun") -> None:
+    With ``fua`` whatever changes the device is on stable storage before it is answered, as if every
+    opener had said O_DSYNC; a channel asks for it with each request that it makes.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        *,
+        read_only: bool = False,
+        name: str = "lun",
+        fua: bool = False,
+    ) -> None:
         self.device = any_request(device)
         self.read_only = read_only or device.read_only
+        self.fua = fua
         self.name = name
         self.encoded_name = os.fsencode(name)
         self._time_s = int(time.time())
@@ -179,7 +191,11 @@ class BlockFile:
 
 
 def run_steps(
-    device: BlockDevice, steps: list[Step], done: Callable[[Exception | None], None]
+    device: BlockDevice,
+    steps: list[Step],
+    done: Callable[[Exception | None], None],
+    *,
+    fua: bool = False,
 ) -> None:
     """Do the steps one after the other; ``done`` gets the first error, which ends them."""
     if not steps:
@@ -190,8 +206,8 @@ def run_steps(
         if request.error is not None:
             done(request.error)
         else:
-            run_steps(device, steps[1:], done)
+            run_steps(device, steps[1:], done, fua=fua)
 
     operation, offset, length = steps[0]
     zeros = bytes(length) if operation is Operation.WRITE else None
-    device.submit(BlockRequest(operation, offset, length, zeros, completion))
+    device.submit(BlockRequest(operation, offset, length, zeros, completion, fua=fua))

@@ -1,106 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns which memory on the way between /dev/fuse and the block device.
+"""Memory for the answers to READ: private to this process, kept by size and used again.
 
-All memory for messages from the kernel is one mapping, made at the start and cut into slots; while
-the data path runs nothing large is allocated for writes. One slot is the one that the next message
-is read into. A request whose payload must outlive the reading (a long WRITE) keeps that slot until
-it is answered, and another takes its place; short payloads are copied and leave the slot free.
-Buffers for the answers to READ are kept by size and used again.
-
-INVARIANT: a slot is written by the kernel only between ``receiving()`` and ``keep()``; a kept slot
-belongs to the device until ``release``. (tests: test_kept_slots_are_not_read_into)
-
-It is one class so that the slots can one day lie in memory that outlives this process.
+An answer is a header of 16 bytes and the data, and it leaves with one plain ``write`` because the
+two lie side by side. Where it pays, the data begins at a page. A successor reads the data again, so
+none of this outlives the process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 
-from .abi import MAX_WRITE, PAGE
+from .abi import MAX_WRITE, OUT_HEADER_LENGTH, PAGE
 
-SLOT_BYTES = MAX_WRITE + PAGE
-"""Header, structure and the longest payload; whole pages."""
+ALIGN_FROM = 32 << 10
+"""From here on the data begins at a page: the kernel then copies whole pages."""
 
-SLOTS = 64
-"""One for reading, the others for long writes under way: 64 MiB, more than any target's window."""
+LARGE = 64 << 10
+"""Above this, buffers are counted; below, there are at most as many as request slots."""
 
-READ_POOL_BYTES = 32 << 20
-"""How much memory for answers is kept for the next time."""
+LARGE_POOL_BYTES = 32 << 20
+"""How much memory of large buffers is kept for the next time."""
 
 
-class RequestBuffers:
-    """Slots for what comes from the kernel, buffers for what goes there."""
+class AnswerBuffer:
+    """Room for one answer with ``capacity`` bytes of data."""
 
-    def __init__(self, slots: int = SLOTS, *, read_pool_bytes: int = READ_POOL_BYTES) -> None:
-        if slots < 2:
-            raise ValueError("a channel needs a slot to read into and one to keep")
-        self._memory = mmap.mmap(-1, slots * SLOT_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._whole = memoryview(self._memory)
-        self._slots = [
-            self._whole[number * SLOT_BYTES : (number + 1) * SLOT_BYTES] for number in range(slots)
-        ]
-        self._free = list(range(slots - 1, -1, -1))
-        self._receiving = self._free.pop()
-        self._pool: dict[int, list[memoryview]] = {}
-        self._pool_bytes = 0
-        self._read_pool_bytes = read_pool_bytes
+    __slots__ = ("capacity", "data", "pool", "whole")
 
-    # -- from the kernel ------------------------------------------------------------------------
+    def __init__(self, capacity: int, pool: list[AnswerBuffer]) -> None:
+        self.capacity = capacity
+        self.pool = pool
+        """Where it belongs when it is not used."""
+        if capacity < ALIGN_FROM:
+            whole = memoryview(bytearray(OUT_HEADER_LENGTH + capacity))
+        else:
+            memory = mmap.mmap(-1, PAGE + capacity, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            whole = memoryview(memory)[PAGE - OUT_HEADER_LENGTH :]
+        self.whole = whole
+        """Header and data."""
+        self.data = whole[OUT_HEADER_LENGTH:]
 
-    def receiving(self) -> memoryview | None:
-        """Where the next message is read to; None while every slot is kept."""
-        if self._receiving < 0:
-            if not self._free:
-                return None
-            self._receiving = self._free.pop()
-        return self._slots[self._receiving]
 
-    def keep(self) -> int:
-        """The message just read stays where it is. Returns the number to ``release`` it by."""
-        number, self._receiving = self._receiving, -1
-        return number
+class AnswerBuffers:
+    """The buffers that are not used now, by capacity, which is a power of two."""
 
-    def release(self, number: int) -> None:
-        """The device and the answer are done with the slot."""
-        self._free.append(number)
+    def __init__(self, *, large_pool_bytes: int = LARGE_POOL_BYTES) -> None:
+        self.pools: dict[int, list[AnswerBuffer]] = {}
+        capacity = PAGE
+        while capacity <= MAX_WRITE:
+            self.pools[capacity] = []
+            capacity *= 2
+        self.small_pools = {size: pool for size, pool in self.pools.items() if size <= LARGE}
+        """Those that are not counted: whoever finds a buffer of the right size there may pop it."""
+        self._large_pool_bytes = large_pool_bytes
+        self._large_bytes = 0
 
-    @property
-    def kept(self) -> int:
-        """How many slots are kept now."""
-        return len(self._slots) - len(self._free) - (self._receiving >= 0)
-
-    # -- to the kernel --------------------------------------------------------------------------
-
-    def take(self, size: int) -> memoryview:
-        """A buffer of exactly ``size`` bytes for the answer to a READ; its content is anything."""
+    def take(self, size: int) -> AnswerBuffer:
+        """A buffer for at least ``size`` bytes; its content is anything."""
         # Sizes are rounded up to powers of two so that odd sizes share what is kept.
         capacity = 1 << (size - 1).bit_length() if size > PAGE else PAGE
-        kept = self._pool.get(capacity)
-        if kept:
-            self._pool_bytes -= capacity
-            whole = kept.pop()
-        else:
-            whole = memoryview(bytearray(capacity))
-        return whole if size == capacity else whole[:size]
+        pool = self.pools.setdefault(capacity, [])
+        if not pool:
+            return AnswerBuffer(capacity, pool)
+        if capacity > LARGE:
+            self._large_bytes -= capacity
+        return pool.pop()
 
-    def give_back(self, buffer: memoryview) -> None:
+    def give_back(self, buffer: AnswerBuffer) -> None:
         """The answer was written: the buffer may be used again."""
-        memory = buffer.obj
-        assert isinstance(memory, bytearray)  # noqa: S101  (take() made it)
-        capacity = len(memory)
-        if self._pool_bytes + capacity <= self._read_pool_bytes:
-            self._pool_bytes += capacity
-            whole = buffer if len(buffer) == capacity else memoryview(memory)
-            self._pool.setdefault(capacity, []).append(whole)
+        if buffer.capacity > LARGE:
+            if self._large_bytes + buffer.capacity > self._large_pool_bytes:
+                return
+            self._large_bytes += buffer.capacity
+        buffer.pool.append(buffer)
 
-    def close(self) -> None:
-        """Give the memory back, as soon as the last view of a slot is gone."""
-        for slot in self._slots:
-            slot.release()
-        self._slots.clear()
-        self._pool.clear()
-        self._whole.release()
-        with contextlib.suppress(BufferError):
-            self._memory.close()
+    def trim(self) -> None:
+        """Give all that is not used back to the system."""
+        for pool in self.pools.values():
+            pool.clear()
+        self._large_bytes = 0

@@ -22,6 +22,13 @@ from pyscsi_init.device.interface import BlockDevice
 from .blockfile import BlockFile
 
 
+class Timer(Protocol):
+    """A call that will be made, unless cancelled."""
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+
+
 class Reactor(Protocol):
     """The part of an event loop that a channel needs (:mod:`pyscsi_init.transport.reactor`)."""
 
@@ -31,8 +38,11 @@ class Reactor(Protocol):
     def remove_reader(self, fd: int) -> None:
         """Call no more."""
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call once, soon, from the loop."""
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        """Call once when ``now()`` has reached ``deadline``."""
 
 
 @dataclass(slots=True)
@@ -57,14 +67,21 @@ class ChannelStatistics:
 class Channel(ABC):
     """One block device as the file ``name`` of one FUSE mount."""
 
-    def __init__(self, device: BlockDevice, *, read_only: bool, name: str) -> None:
-        self.file = BlockFile(device, read_only=read_only, name=name)
-        self.statistics = ChannelStatistics()
+    def __init__(
+        self, device: BlockDevice, *, read_only: bool, name: str, fua: bool = False
+    ) -> None:
+        self.file = BlockFile(device, read_only=read_only, name=name, fua=fua)
+        self._statistics = ChannelStatistics()
         self.closed: list[Callable[[], None]] = []
         """Called once, on the loop's thread, when the kernel has ended the connection: the file
         system was unmounted or aborted."""
         self._ended = anyio.Event()
         self._is_ended = False
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        """What came from the kernel; the object is the same each time."""
+        return self._statistics
 
     @property
     def is_closed(self) -> bool:

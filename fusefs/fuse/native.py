@@ -2,12 +2,16 @@
 """The native channel: reads /dev/fuse itself and answers from the completions of the block device.
 
 One wake-up of the descriptor takes up to 64 requests and submits each to the device; an answer
-leaves from the completion, with one ``writev`` that takes header and data from where they are. No
-task, no future and no event object is made per I/O. What is not I/O is answered by
+leaves from the completion, with one ``write``. No task, no future and no event object is made per
+I/O; each request slot has one block request, which is used again. What is not I/O is answered by
 :mod:`fusefs.fuse.requests`.
 
-The kernel may hand over more than we want to hold, so reading pauses while too much is in flight.
-The descriptor stays its owner's: it is closed after ``serve`` has returned and not before.
+Requests are read into slots that outlive this process (:mod:`fusefs.fuse.slots`). A channel that is
+given slots with requests in them does these first, and reads nothing new until all of them are
+answered: a newer request may be meant to come after them.
+
+The kernel may hand over more than we want to hold, so reading pauses while no slot is free. The
+descriptor stays its owner's: it is closed after ``serve`` has returned and not before.
 
 INVARIANT: every request but FORGET gets one answer, and FSYNC never ENOSYS: the kernel would never
 ask again and report success. (tests: test_fsync_reaches_the_device_every_time)
@@ -16,46 +20,56 @@ ask again and report success. (tests: test_fsync_reaches_the_device_every_time)
 from __future__ import annotations
 
 import errno
-import logging
 import os
-from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
-from pyscsi_init.device.interface import BlockDevice, BlockRequest, Operation
+from pyscsi_init.device.interface import BlockDevice
 
 from . import abi
-from .blockfile import FILE_ID, run_steps
-from .buffers import RequestBuffers
-from .channel import Channel, Reactor
-from .errno import errno_of
+from .blockfile import FILE_ID
+from .channel import Channel, ChannelStatistics, Reactor, Timer
+from .inflight import ENDED, InFlight, SlotRequest
 from .requests import PlainRequests
-
-log = logging.getLogger(__name__)
+from .slotmemory import SMALL_BYTES, STRIDE
+from .slots import (
+    IN_SMALL_AREA,
+    LOCATION_WORD,
+    RECORD,
+    RECORD_BYTES,
+    UNIQUE_WORD,
+    WORDS,
+    RequestSlots,
+)
 
 DRAIN = 64
 """Requests taken per wake-up: enough to fill a batch, few enough that the network gets its turn."""
 
-COPY_MAX = 64 << 10
-"""Payloads up to here are copied out of the slot; copying is cheaper than another megabyte."""
+MAX_LARGE_BYTES = 64 << 20
+"""How much the reads above 64 KiB that are in flight may ask for; the others are bounded by the
+number of slots."""
 
-MAX_IN_FLIGHT = 512
-MAX_IN_FLIGHT_BYTES = 64 << 20
+IDLE_S = 5.0
+"""After so long without I/O memory is given back."""
 
 _LONELY_AFTER = 4
 _LOOK_EVERY = 16
 
-_unpack_header = abi.IN_HEADER.unpack_from
-_unpack_io = abi.READ_IN.unpack_from
-_pack_out = abi.OUT_HEADER.pack
+_RESENT = abi.UNIQUE_RESEND
+_READ = int(abi.Opcode.READ)
+_WRITE = int(abi.Opcode.WRITE)
+_TAKEN_BACK = (errno.ENOENT, errno.EINTR)
+
+_readv = os.readv
+_unpack_record = RECORD.unpack_from
 
 
 class NativeChannel(Channel):
     """Serves ``device`` over ``fd``, an open and mounted /dev/fuse that does not block.
 
-    ``init`` is what an earlier reader of this descriptor agreed on with the kernel; it is needed to
-    go on where that one ended, because FUSE_INIT comes only once.
+    ``slots`` are those that whoever read this descriptor before has left, with what it had agreed
+    on with the kernel, or fresh ones. Without them the channel has its own, which end with it.
     """
 
     def __init__(
@@ -66,42 +80,69 @@ class NativeChannel(Channel):
         *,
         read_only: bool = False,
         name: str = "lun",
-        init: abi.InitReply | None = None,
-        buffers: RequestBuffers | None = None,
+        fua: bool = False,
+        slots: RequestSlots | None = None,
     ) -> None:
-        super().__init__(device, read_only=read_only, name=name)
+        super().__init__(device, read_only=read_only, name=name, fua=fua)
         self._reactor = reactor
         self._fd = fd
         self._device = self.file.device
-        self._buffers = buffers or RequestBuffers()
-        self._plain = PlainRequests(self.file, self._send, self._flush, self._fallocate, init=init)
-        self._bytes_in_flight = 0
+        self._size = self.file.size
+        self._owns_slots = slots is None
+        self.slots = slots if slots is not None else RequestSlots.create()
+        self._in_flight = InFlight(fd, self.file, self.slots, self._statistics)
+        self._requests = self._in_flight.requests
+        self._plain = PlainRequests(
+            self.file, self._in_flight.send, self._flush, self._fallocate, self._agreed
+        )
+        self._answering = -1
+        """The slot of the request that PlainRequests has now; -1 when it was kept."""
         self._started = False
-        self._paused = False
+        self._most_kept = 0
+        self._replaying = False
         self._stopped = anyio.Event()
         self._drained = anyio.Event()
         self._lonely = 0
+        self._idle_timer: Timer | None = None
+        self._activity = 0
 
     @property
     def init(self) -> abi.InitReply | None:
         """What was agreed on with the kernel; None until it has asked."""
-        return self._plain.init
+        return self.slots.init
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        found, kept = self._statistics, self.slots.kept
+        found.in_flight = kept
+        found.max_in_flight = self._most_kept = max(self._most_kept, kept)
+        return found
 
     # -- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to read requests. Call it on the reactor's thread, once."""
+        """Begin: what is outstanding in the slots is submitted, and when it is answered, requests
+        are read. Call it on the reactor's thread, once."""
         self._started = True
+        self._size = self.file.size
         self._device.size_changed.append(self._size_changed)
-        self._reactor.add_reader(self._fd, self._readable)
+        self._replaying = True
+        self._in_flight.landed = self._landed
+        for outstanding in self.slots.outstanding():
+            self._replay(outstanding.slot)
+        self._landed()  # again, as what is answered at once does not say so
 
     def stop(self) -> None:
         if self._started:
             self._started = False
             self._reactor.remove_reader(self._fd)
             self._device.size_changed.remove(self._size_changed)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._in_flight.landed = self._landed
         self._stopped.set()
-        if not self.statistics.in_flight:
+        if not self.slots.kept:
             self._drained.set()
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -114,219 +155,200 @@ class NativeChannel(Channel):
             self.stop()
             with anyio.CancelScope(shield=True):
                 await self._drained.wait()
+            if self._owns_slots:
+                self.slots.close()
 
     def request_resend(self) -> None:
-        """Ask the kernel for everything that was read and not answered, as after the death of an
-        earlier reader. Kernels before 6.9 do not know how: OSError with EINVAL."""
+        """Ask the kernel for everything that was read and not answered: for a successor that has no
+        slots of its predecessor, or cannot read them. What is outstanding here is not done twice.
+        Kernels before 6.9 do not know how: OSError with EINVAL."""
         os.write(self._fd, abi.resend())
 
     def _connection_ended(self) -> None:
         self.stop()
         self._end()
 
+    def _agreed(self, reply: abi.InitReply) -> None:
+        self.slots.init = reply
+
     def _size_changed(self, _: int) -> None:
+        self._size = self.file.size
         # Attributes only (offset -1): the file is opened for direct I/O and has no cached pages,
         # and dropping pages could wait for a read that we have to answer.
-        self._send(abi.inval_inode(FILE_ID, -1, 0))
+        self._in_flight.send(abi.inval_inode(FILE_ID, -1, 0))
 
     # -- from the kernel ------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        fd, buffers = self._fd, self._buffers
+        # Locals all over: this is the hot path, and an attribute costs more.
+        fd, slots, requests = self._fd, self.slots, self._requests
+        device_size = self._size
+        writable_size = -1 if self.file.read_only else device_size
+        table, words, headers, free = slots.table, slots.words, slots.headers, slots.free
+        slot, landing = slots.receiving, slots.areas[slots.landing]
+        location = slots.landing + 1
+        start, start_size = landing, -1
         # With one request at a time the second read only ever says EAGAIN, so it is left out until
         # now and then a full round looks whether there are more.
         lonely = self._lonely
         limit = 1 if lonely > _LONELY_AFTER and lonely % _LOOK_EVERY else DRAIN
         count = 0
         while count < limit:
-            message = buffers.receiving()
-            if message is None or not self._has_room():
-                self._pause()
-                return
             try:
-                length = os.readv(fd, (message,))
+                length = _readv(fd, (headers[slot], landing))
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                words[slot * WORDS + UNIQUE_WORD] = 0  # what was copied of it is no request
+                if error.errno in ENDED:
                     self._connection_ended()
                     return
-                if error.errno in (errno.ENOENT, errno.EINTR):
-                    continue  # the request was taken back while it was read
+                if error.errno in _TAKEN_BACK:
+                    continue
                 raise
             if length < abi.IN_HEADER_LENGTH:
                 self._connection_ended()
                 return
             count += 1
-            _, opcode, unique, node, _, _, _, _, _ = _unpack_header(message)
-            if opcode == abi.Opcode.READ:
-                self._read(unique, message)
-            elif opcode == abi.Opcode.WRITE:
-                self._write(unique, message)
+            opcode, unique, offset, size, flags = _unpack_record(table, slot * STRIDE)
+            if unique >= _RESENT and self._is_known(slot, unique):
+                continue
+            request = requests[slot]
+            slots.receiving = -1  # from here on the slot belongs to its request
+            if opcode == _READ and offset + size <= device_size and size:
+                request.unique = unique
+                self._in_flight.read(request, offset, size)
+            elif opcode == _WRITE and size <= SMALL_BYTES and offset + size <= writable_size:
+                request.unique = unique
+                if request.small_size != size:
+                    request.small = slots.small_payload(slot, size)
+                    request.small_size = size
+                if start_size != size:
+                    start, start_size = landing[:size], size
+                request.small[:] = start
+                words[slot * WORDS + LOCATION_WORD] = IN_SMALL_AREA
+                self._in_flight.write(request, request.small, offset, flags)
             else:
-                self._plain.handle(opcode, unique, node, message[:length])
-            if not self._started:
+                self._take_other(request, opcode, size)
+                if not self._started:
+                    return
+                if not slots.prepare():
+                    self._pause()
+                    return
+                slot, landing = slots.receiving, slots.areas[slots.landing]
+                location = slots.landing + 1
+                start_size = -1
+                continue
+            if not free or self._in_flight.large_bytes >= MAX_LARGE_BYTES:
+                self._pause()
                 return
+            slots.receiving = slot = free.pop()
+            words[slot * WORDS + LOCATION_WORD] = location
         self._lonely = lonely + 1 if count <= 1 else 0
+        kept = slots.count - len(free) - 1
+        if kept > self._most_kept:
+            self._most_kept = kept
+        if self._idle_timer is None:
+            self._watch_idleness()
 
-    def _has_room(self) -> bool:
-        return (
-            self.statistics.in_flight < MAX_IN_FLIGHT
-            and self._bytes_in_flight < MAX_IN_FLIGHT_BYTES
-        )
+    def _is_known(self, slot: int, unique: int) -> bool:
+        """Whether a request that was sent again is under way: then its answer goes out under the
+        new number, as the kernel does not know the old one any more."""
+        words = self.slots.words
+        for known in self.slots.outstanding():
+            if known.slot != slot and known.unique | abi.UNIQUE_RESEND == unique:
+                words[known.slot * WORDS + UNIQUE_WORD] = unique
+                self._requests[known.slot].unique = unique
+                words[slot * WORDS + UNIQUE_WORD] = 0
+                return True
+        return False
 
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._reactor.remove_reader(self._fd)
+    def _take_other(self, request: SlotRequest, opcode: int, size: int) -> None:
+        """Do what was just read and is not as most are."""
+        if opcode == _WRITE:
+            if size <= SMALL_BYTES:
+                self.slots.copy_payload(request.slot, size)
+            else:
+                request.area = self.slots.keep_landing()
+        self._begin(request)
 
-    def _read(self, unique: int, message: memoryview) -> None:
-        _, offset, size, _, _, _, _ = _unpack_io(message, abi.IN_HEADER_LENGTH)
-        size = self.file.readable(offset, size)
-        if not size:
-            self._send(abi.reply(unique))
-            return
-        self._take_off(size)
-        buffer = self._buffers.take(size)
-        self._device.submit(
-            BlockRequest(Operation.READ, offset, size, buffer, self._read_done, context=unique)
-        )
+    def _replay(self, slot: int) -> None:
+        """Do what an earlier process has read and not answered."""
+        request = self._requests[slot]
+        request.area = self.slots.claims.pop(slot, -1)
+        self._begin(request)
 
-    def _write(self, unique: int, message: memoryview) -> None:
-        _, offset, size, _, _, flags, _ = _unpack_io(message, abi.IN_HEADER_LENGTH)
-        refusal = self.file.refuse_write(offset, size)
-        if refusal:
-            self.statistics.errors += 1
-            self._send(abi.error_reply(unique, refusal))
-            return
-        size = self.file.readable(offset, size)
-        data = message[abi.WRITE_DATA_OFFSET : abi.WRITE_DATA_OFFSET + size]
-        self._take_off(size)
-        # O_DSYNC on a file opened for direct I/O: the kernel leaves the syncing to us.
-        fua = bool(flags & os.O_DSYNC)
-        if size <= COPY_MAX:
-            request = BlockRequest(
-                Operation.WRITE,
-                offset,
-                size,
-                bytes(data),
-                self._write_done,
-                fua=fua,
-                context=unique,
-            )
+    def _begin(self, request: SlotRequest) -> None:
+        """Do the request whose slot is complete and belongs to it."""
+        slots, file, slot = self.slots, self.file, request.slot
+        length, opcode, _, node, *_ = abi.IN_HEADER.unpack_from(slots.headers[slot])
+        _, request.unique, offset, size, flags = _unpack_record(slots.table, slot * STRIDE)
+        if opcode == _READ:
+            size = file.readable(offset, size)
+            if size:
+                self._in_flight.read(request, offset, size)
+            else:
+                self._in_flight.send(abi.reply(request.unique))
+                self._in_flight.clear(request)
+        elif opcode == _WRITE:
+            refusal = file.refuse_write(offset, size)
+            if size != length - RECORD_BYTES:
+                refusal = errno.EIO  # never read to its end, and so the kernel has ended it
+            if refusal:
+                self._statistics.errors += 1
+                self._in_flight.send(abi.error_reply(request.unique, refusal))
+                self._in_flight.clear(request)
+            else:
+                payload = slots.payload(slot)[: file.readable(offset, size)]
+                self._in_flight.write(request, payload, offset, flags)
         else:
-            request = BlockRequest(
-                Operation.WRITE,
-                offset,
-                size,
-                data,
-                self._kept_write_done,
-                fua=fua,
-                context=(unique, self._buffers.keep()),
-            )
-        self._device.submit(request)
+            self._answering = slot
+            self._plain.handle(opcode, request.unique, node, slots.message(slot, length))
+            if self._answering >= 0:
+                self._in_flight.clear(request)
 
-    def _flush(self, unique: int) -> None:
-        self._take_off(0)
-        self._device.submit(
-            BlockRequest(
-                Operation.FLUSH,
-                0,
-                0,
-                None,
-                self._flush_done,
-                context=(unique, self.statistics.writes),
-            )
-        )
+    def _kept(self) -> SlotRequest:
+        """The request that PlainRequests has now; it keeps its slot until it is answered."""
+        slot, self._answering = self._answering, -1
+        return self._requests[slot]
 
-    def _fallocate(self, unique: int, mode: int, offset: int, length: int) -> None:
-        def done(error: Exception | None) -> None:
-            self.statistics.discards += 1
-            self._answer(unique, error)
-            self._land(0)
+    def _flush(self, _unique: int) -> None:
+        self._in_flight.flush(self._kept())
 
-        self._take_off(0)
-        try:
-            steps = self.file.fallocate(mode, offset, length)
-        except OSError as refusal:
-            done(refusal)
-        else:
-            run_steps(self._device, steps, done)
-
-    # -- to the kernel --------------------------------------------------------------------------
-    # Any: ``context`` and ``buffer`` are what was put in above, and a check per I/O proves nothing.
-
-    def _read_done(self, request: Any) -> None:
-        buffer = request.buffer
-        unique = request.context
-        if request.error is None:
-            self.statistics.reads += 1
-            self.statistics.bytes_read += request.length
-            header = _pack_out(abi.OUT_HEADER_LENGTH + request.length, 0, unique)
-            self._send(header, buffer)
-        else:
-            self._answer(unique, request.error)
-        self._buffers.give_back(buffer)
-        self._land(request.length)
-
-    def _write_done(self, request: Any) -> None:
-        if request.error is None:
-            self.statistics.writes += 1
-            self.statistics.bytes_written += request.length
-            self._send(abi.write_reply(request.context, request.length))
-        else:
-            self._answer(request.context, request.error)
-        self._land(request.length)
-
-    def _kept_write_done(self, request: Any) -> None:
-        request.context, slot = request.context
-        self._buffers.release(slot)
-        self._write_done(request)
-
-    def _flush_done(self, request: Any) -> None:
-        statistics = self.statistics
-        statistics.flushes += 1
-        unique, written_before = request.context
-        if request.error is None:
-            statistics.flushed_writes = max(statistics.flushed_writes, written_before)
-        self._answer(unique, request.error)
-        self._land(0)
-
-    def _answer(self, unique: int, error: Exception | None) -> None:
-        if error is None:
-            self._send(abi.reply(unique))
-            return
-        self.statistics.errors += 1
-        number = error.errno if isinstance(error, OSError) else errno_of(error)
-        self._send(abi.error_reply(unique, number or errno.EIO))
-
-    def _send(self, *parts: bytes | memoryview) -> None:
-        """Write one answer or notification. Never raises: it runs in the device's completion."""
-        try:
-            os.writev(self._fd, parts)
-        except OSError as error:
-            # ENOENT: taken back, or nothing cached to invalidate. ENODEV and ECONNABORTED: the
-            # connection ended, which the next read will tell.
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED):
-                log.error(  # noqa: TRY400  (the errno says all)
-                    "an answer to the kernel was refused: %s", error
-                )
+    def _fallocate(self, _unique: int, mode: int, offset: int, length: int) -> None:
+        self._in_flight.fallocate(self._kept(), mode, offset, length)
 
     # -- in flight ------------------------------------------------------------------------------
 
-    def _take_off(self, size: int) -> None:
-        statistics = self.statistics
-        statistics.in_flight += 1
-        if statistics.in_flight > statistics.max_in_flight:
-            statistics.max_in_flight = statistics.in_flight
-        self._bytes_in_flight += size
+    def _pause(self) -> None:
+        self._in_flight.landed = self._landed
+        self._reactor.remove_reader(self._fd)
+        self._most_kept = max(self._most_kept, self.slots.kept)
 
-    def _land(self, size: int) -> None:
-        self._bytes_in_flight -= size
-        self.statistics.in_flight -= 1
-        if self._paused and self._has_room():
-            self._paused = False
-            if self._started:
+    def _landed(self) -> None:
+        """A request was answered, and somebody waits for that."""
+        if self._in_flight.landed is None:
+            return
+        if self._started:
+            if self._replaying and self.slots.kept:
+                return
+            self._replaying = False
+            if self._in_flight.large_bytes < MAX_LARGE_BYTES and self.slots.prepare():
+                self._in_flight.landed = None
                 self._reactor.add_reader(self._fd, self._readable)
-        if not (self._started or self.statistics.in_flight):
+        elif not self.slots.kept:
             self._drained.set()
+
+    def _watch_idleness(self) -> None:
+        self._activity = self._statistics.reads + self._statistics.writes
+        self._idle_timer = self._reactor.call_at(self._reactor.now() + IDLE_S, self._look_idle)
+
+    def _look_idle(self) -> None:
+        self._idle_timer = None
+        seen = self._statistics.reads + self._statistics.writes
+        if seen != self._activity or self.slots.kept:
+            self._watch_idleness()
+            return
+        # The next wake-up begins to watch again.
+        self._in_flight.trim()
+        self.slots.trim()

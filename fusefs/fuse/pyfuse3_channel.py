@@ -51,10 +51,11 @@ class Pyfuse3Channel(Channel):
         *,
         read_only: bool = False,
         name: str = "lun",
+        fua: bool = False,
         source: str = "pyscsi-init",
         allow_other: bool = True,
     ) -> None:
-        super().__init__(device, read_only=read_only, name=name)
+        super().__init__(device, read_only=read_only, name=name, fua=fua)
         self._target = target
         self._options = set(pyfuse3.default_options) | {f"fsname={source}", "subtype=pyscsi-init"}
         self._options.discard("default_permissions")
@@ -206,9 +207,10 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
         self._refuse_if(refusal)
         size = self._file.readable(off, len(buf))
         data = buf if size == len(buf) else memoryview(buf)[:size]
+        fua = self._file.fua or bool(fh & _SYNC_HANDLE)
         with _Counted(self._statistics):
             try:
-                await self._file.device.write(off, data, fua=bool(fh & _SYNC_HANDLE))
+                await self._file.device.write(off, data, fua=fua)
             except IscsiError as error:
                 raise self._failure(error) from error
         self._statistics.writes += 1

@@ -51,10 +51,9 @@ class PlainRequests:
         send: Callable[[bytes], None],
         flush: Callable[[int], None],
         fallocate: Callable[[int, int, int, int], None],
-        *,
-        init: abi.InitReply | None,
+        agreed: Callable[[abi.InitReply], None],
     ) -> None:
-        self.init = init
+        self._agreed = agreed
         self._file = file
         self._send = send
         self._flush = flush
@@ -72,7 +71,6 @@ class PlainRequests:
             Opcode.READDIR: self._readdir,
             Opcode.ACCESS: self._access,
         }
-        # FLUSH has no row: after ENOSYS a kernel that does not know NOFLUSH stops asking, too.
         for opcode in (
             Opcode.RELEASE,
             Opcode.RELEASEDIR,
@@ -93,6 +91,8 @@ class PlainRequests:
             Opcode.TMPFILE,
         ):
             self._handlers[opcode] = self._not_permitted
+        for opcode in (Opcode.FLUSH, Opcode.INTERRUPT):
+            self._handlers[opcode] = self._never_again
         for opcode in (Opcode.FORGET, Opcode.BATCH_FORGET):
             self._handlers[opcode] = self._forget
 
@@ -100,8 +100,6 @@ class PlainRequests:
         """Answer one request; ``message`` is all of it and not valid afterwards."""
         handler = self._handlers.get(opcode)
         if handler is None:
-            # For INTERRUPT too: like a disk's, I/O that has begun is not given up on a signal, and
-            # after ENOSYS the kernel does not ask again.
             self._refuse(unique, errno.ENOSYS)
         else:
             handler(unique, node, message)
@@ -119,6 +117,12 @@ class PlainRequests:
 
     def _not_permitted(self, unique: int, _node: int, _message: memoryview) -> None:
         self._refuse(unique, errno.EPERM)
+
+    def _never_again(self, unique: int, _node: int, _message: memoryview) -> None:
+        # After ENOSYS the kernel does not ask again. FLUSH: see OPENED; this is for kernels that do
+        # not know NOFLUSH. INTERRUPT: like a disk's, I/O that has begun is not given up on a
+        # signal, and the kernel waits for its end anyway.
+        self._refuse(unique, errno.ENOSYS)
 
     def _forget(self, _unique: int, _node: int, _message: memoryview) -> None:
         """Nodes are two numbers that never change; and this one gets no answer."""
@@ -140,7 +144,7 @@ class PlainRequests:
             congestion_threshold=CONGESTION_THRESHOLD,
         )
         if kernel.major == abi.MAJOR:
-            self.init = answer
+            self._agreed(answer)
         # To a newer major version our own is said, and the kernel asks again in it.
         self._grant(unique, answer.encode())
 

@@ -98,6 +98,13 @@ class FakeHost(FakeState, Host):
             self._loops[device.number] = grown
         return grown
 
+    def loop_follow(self, file: str, *, timeout_s: float = QUICK_S) -> None:
+        with self._step("loop_follow", file=file):
+            size = self.content(file).size_bytes
+            for device in list(self._loops.values()):
+                if device.backing_file == file and size > device.size_bytes:
+                    self._loops[device.number] = replace(device, size_bytes=size)
+
     def loop_list(self) -> list[LoopDevice]:
         return list(self._loops.values())
 
@@ -114,6 +121,7 @@ class FakeHost(FakeState, Host):
             label=content.label,
             usage="filesystem" if content.fstype else "",
             signatures=((own,) if content.fstype else ()) + content.signatures,
+            log_pending=content.log_pending,
         )
 
     def read_blank(self, device: str, *, timeout_s: float = QUICK_S) -> BlankCheck:

@@ -51,6 +51,7 @@ class Content:
     label: str = ""
     signatures: tuple[Signature, ...] = ()
     first_nonzero: int | None = None
+    log_pending: bool = False
     fsck: FsckResult | Exception | None = None
     """What a check of it answers; None: clean."""
 

@@ -184,6 +184,8 @@ def grow(device: str, mountpoint: str, fstype: str, *, timeout_s: float) -> None
         command = (require_program("xfs_growfs", "xfsprogs"), "-d", mountpoint)
     elif fstype == "btrfs":
         program = require_program("btrfs", "btrfs-progs")
+        if bounded(f"looking at {mountpoint}", timeout_s, lambda: _fills(mountpoint, device)):
+            return  # below 256 MiB btrfs refuses a size, even the one that it has
         command = (program, "filesystem", "resize", "max", mountpoint)
     else:
         raise InvalidSpec("filesystem", fstype, "cannot be grown while it is mounted")
@@ -195,9 +197,21 @@ def grow(device: str, mountpoint: str, fstype: str, *, timeout_s: float) -> None
             raise NotAllowed(
                 f"grow {fstype} on {mountpoint} while it is mounted",
                 "CAP_SYS_RESOURCE is missing",
-                remedy="grant it, or unmount the volume and grow it with e2fsck -f and resize2fs",
+                remedy="grant it, or umount the volume, attach it, run e2fsck -f and resize2fs on "
+                "its loop device, detach it, and mount it again",
             ) from fault
         raise
+
+
+def _fills(mountpoint: str, device: str) -> bool:
+    """Whether a btrfs of one device is as large as that: it counts all of it."""
+    found = os.statvfs(mountpoint)
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+    return found.f_blocks * found.f_frsize == size - size % found.f_frsize
 
 
 def trim(mountpoint: str, *, timeout_s: float) -> int | None:

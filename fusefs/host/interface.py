@@ -77,6 +77,18 @@ class Host(ABC):
         """Take over the size of the backing file; the answer carries the new size."""
 
     @abstractmethod
+    def loop_follow(self, file: str, *, timeout_s: float = QUICK_S) -> None:
+        """Have every loop device over ``file`` that is smaller take over its size.
+
+        For whoever serves the file: in a child process, because a thread of the process that
+        answers must not wait for the answer.
+
+        Raises:
+            CallFailed: one did not; others may have.
+            Timeout: the file's server did not answer.
+        """
+
+    @abstractmethod
     def loop_list(self) -> list[LoopDevice]:
         """Every attached loop device of the host, whoever made it. Never blocks."""
 

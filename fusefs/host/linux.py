@@ -69,6 +69,10 @@ class LinuxHost(Host):
     def loop_set_capacity(self, device: LoopDevice, *, timeout_s: float = QUICK_S) -> LoopDevice:
         return loop.set_capacity(device, timeout_s=timeout_s)
 
+    @blocking
+    def loop_follow(self, file: str, *, timeout_s: float = QUICK_S) -> None:
+        loop.follow(file, timeout_s=timeout_s)
+
     def loop_list(self) -> list[LoopDevice]:
         return loop.attached()
 

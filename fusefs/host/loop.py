@@ -13,6 +13,7 @@ ioctl asks the backing file for its inode, and a FUSE file whose server is dead 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 from fusefs.errors import CallFailed, DeviceBusy, LoopFailed, NotAllowed
+from fusefs.host.apart import apart
 from fusefs.host.blocking import bounded
 from fusefs.host.busy import device_mounts, device_users
 from fusefs.host.records import LoopDevice
@@ -239,24 +241,41 @@ def detach(device: LoopDevice, *, lazy: bool, timeout_s: float) -> None:
 def set_capacity(device: LoopDevice, *, timeout_s: float) -> LoopDevice:
     """Take over the new size of the backing file; see ``Host.loop_set_capacity``."""
 
-    def call() -> None:
-        fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(fd, LOOP_SET_CAPACITY)
-        finally:
-            os.close(fd)
-
     present = read(device.number)
     if present is None or not present.same_attachment(device):
         raise LoopFailed(device.backing_file, "it is not attached any more", device=device.path)
     try:
-        bounded(f"growing {device.path}", timeout_s, call)
+        bounded(f"growing {device.path}", timeout_s, lambda: _set_capacity(device))
     except OSError as fault:
         raise CallFailed("LOOP_SET_CAPACITY", device.path, fault.errno or 0) from fault
     after = read(device.number)
     if after is None:
         raise LoopFailed(device.backing_file, "it was detached meanwhile", device=device.path)
     return after
+
+
+def _set_capacity(device: LoopDevice) -> None:
+    # Before Linux 6.16 the driver takes the size that the kernel remembers; asking refreshes it.
+    with contextlib.suppress(OSError):
+        Path(device.backing_file).stat()
+    fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, LOOP_SET_CAPACITY)
+    finally:
+        os.close(fd)
+
+
+def follow(file: str, *, timeout_s: float) -> None:
+    """Have the devices over a file grow with it; see ``Host.loop_follow``."""
+
+    def call() -> None:
+        for device in attached():
+            if device.backing_file != file:
+                continue
+            if Path(file).stat().st_size - device.size_bytes >= 512:
+                _set_capacity(device)
+
+    apart("LOOP_SET_CAPACITY", file, timeout_s, call)
 
 
 def read(number: int) -> LoopDevice | None:

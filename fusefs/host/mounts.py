@@ -123,6 +123,8 @@ def mount(
             undo=lambda _: syscalls.umount(directory, syscalls.MNT_DETACH),
         )
     except OSError as fault:
+        if fault.errno == errno.EINVAL:
+            _blame_an_option(fstype, data, options)
         raise MountFailed(
             device,
             directory,
@@ -133,6 +135,25 @@ def mount(
         ) from fault
     finally:
         log.close()
+
+
+def _blame_an_option(fstype: str, data: Sequence[str], asked_for: Sequence[str]) -> None:
+    """EINVAL may mean what lies on the device, or an option: which of the two, only asking tells.
+
+    Raises:
+        InvalidSpec: it was one of the options that were asked for.
+    """
+    try:
+        refused = syscalls.refused_option(fstype, data)
+    except OSError:
+        return
+    if refused is not None and refused[0] in asked_for:
+        raise InvalidSpec(
+            "mount option",
+            refused[0],
+            f"{fstype} does not take it ({refused[1]})",
+            remedy="leave it out, or see the manual of the file system",
+        )
 
 
 _REMEDIES = {

@@ -23,6 +23,12 @@ from fusefs.host.records import BlankCheck, Probe, Signature
 from fusefs.host.run import require_program, run
 
 _FOUND, _NOTHING, _AMBIVALENT = 0, 2, 8
+_BTRFS_SUPERBLOCK = 65536
+# Offset and length: s_feature_incompat of struct ext4_super_block, which lies at byte 1024, and
+# log_root of struct btrfs_super_block.
+_EXT_INCOMPATIBLE = (1024 + 0x60, 4)
+_EXT_RECOVER = 0x4
+_BTRFS_LOG_ROOT = (0x60, 8)
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -51,7 +57,7 @@ def parse_wipefs(text: str) -> list[Signature]:
 
 def probe(device: str, *, timeout_s: float) -> Probe:
     """What is recognised on ``device``; see ``Host.probe``."""
-    backups = bounded(f"reading {device}", timeout_s, lambda: _read_backups(device))
+    backups, pending = bounded(f"reading {device}", timeout_s, lambda: _read(device))
     blkid = run(
         (require_program("blkid", "util-linux"), "-p", "-o", "export", device),
         timeout_s=timeout_s,
@@ -88,13 +94,25 @@ def probe(device: str, *, timeout_s: float) -> Probe:
         partition_table=values.get("PTTYPE", ""),
         ambivalent=blkid.exit_status == _AMBIVALENT,
         signatures=(*signatures, *backups),
+        log_pending=values.get("TYPE", "") in pending,
     )
 
 
-def _read_backups(device: str) -> list[Signature]:
+def _read(device: str) -> tuple[list[Signature], set[str]]:
+    """Backup superblocks, and the file systems whose log would be pending if it is one of them."""
     with DirectReader(device) as reader:
-        reader.read(0, 4096)  # raises where the device cannot be read at all
-        return find_ext_backups(reader)
+        head = reader.read(0, 4096)  # raises where the device cannot be read at all
+        btrfs = reader.read(_BTRFS_SUPERBLOCK, 4096) if reader.size > _BTRFS_SUPERBLOCK else b""
+        pending = set()
+        if _number(head, *_EXT_INCOMPATIBLE) & _EXT_RECOVER:
+            pending |= {"ext3", "ext4"}
+        if _number(btrfs, *_BTRFS_LOG_ROOT):
+            pending.add("btrfs")
+        return find_ext_backups(reader), pending
+
+
+def _number(data: bytes, offset: int, length: int) -> int:
+    return int.from_bytes(data[offset : offset + length], "little")
 
 
 def read_blank(device: str, *, timeout_s: float) -> BlankCheck:

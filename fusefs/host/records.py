@@ -74,6 +74,9 @@ class Probe:
     partition_table: str = ""
     ambivalent: bool = False
     signatures: tuple[Signature, ...] = ()
+    log_pending: bool = False
+    """It was not unmounted in order, and has a journal that a writable mount would replay. Told of
+    ext3, ext4 and btrfs, whose superblock says it."""
 
     @property
     def empty(self) -> bool:

@@ -42,6 +42,9 @@ UMOUNT_NOFOLLOW = 8
 PR_SET_IO_FLUSHER = 57
 PR_GET_IO_FLUSHER = 58
 
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
 MCL_CURRENT = 1
 MCL_FUTURE = 2
 MCL_ONFAULT = 4
@@ -52,6 +55,8 @@ _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,6 +70,7 @@ _libc.mount.argtypes = [
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _libc.mlockall.argtypes = [ctypes.c_int]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -107,9 +113,41 @@ def mlockall(flags: int) -> None:
     _check(_libc.mlockall(flags))
 
 
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2): give back the pages of a range of a file, also where they are locked."""
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    _check(_libc.fallocate(fd, mode, offset, length))
+
+
 def syncfs(fd: int) -> None:
     """syncfs(2): write out the filesystem that ``fd`` lies in."""
     _check(_libc.syncfs(fd))
+
+
+def refused_option(fstype: str, options: Sequence[str]) -> tuple[str, str] | None:
+    """The first of the options that the filesystem itself does not take, and what it says of it.
+
+    Without a device, so only what can be told without one is found out. None: it takes them all, or
+    does not look at them before it has a device (older kernels).
+    """
+    context = _check(_libc.syscall(_SYS_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC))
+    try:
+        for option in options:
+            key, equals, value = option.partition("=")
+            command = _FSCONFIG_SET_STRING if equals else _FSCONFIG_SET_FLAG
+            text = value.encode() if equals else None
+            try:
+                _check(_libc.syscall(_SYS_FSCONFIG, context, command, key.encode(), text, 0))
+            except OSError as fault:
+                try:
+                    said = os.read(context, 1024).decode("utf-8", "replace")
+                except OSError:
+                    said = ""
+                # A letter for the kind of message stands before it.
+                return option, said.partition(" ")[2].strip() or str(fault.strerror)
+        return None
+    finally:
+        os.close(context)
 
 
 def open_detached_filesystem(fstype: str) -> int:

@@ -63,7 +63,8 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     """The reply to ``status``."""
     io = dataclasses.asdict(channel.statistics)
     # At the most: writes that asked for stable storage themselves are among them.
-    io["unflushed_writes"] = max(0, io["writes"] - io.pop("flushed_writes"))
+    flushed = io.pop("flushed_writes")
+    io["unflushed_writes"] = 0 if channel.file.fua else max(0, io["writes"] - flushed)
     status: dict[str, Any] = {
         "size_bytes": device.size_bytes,
         "io": io,

@@ -40,6 +40,7 @@ from fusefs.fuse import Channel, make_channel
 from fusefs.host import Host, LinuxHost, Refusal
 from fusefs.process.control import ControlServer
 from fusefs.process.facts import ready_facts, status_facts
+from fusefs.process.growth import LoopGrowth, refreshed_size
 from fusefs.process.launch import READY_FD
 from fusefs.process.messages import (
     MAX_LINE_BYTES,
@@ -180,17 +181,25 @@ class Worker:
             reactor=reactor,
             read_only=spec.read_only,
             name="lun",
+            fua=spec.durability == "fua",
         )
         self._channel = channel
         channel.closed.append(self._over.set)
 
-        handlers = {"status": self._on_status, "flush": self._on_flush, "stop": self._on_stop}
+        growth = LoopGrowth(self._host, device, f"{self._document.fuse_directory}/lun")
+        handlers = {
+            "status": self._on_status,
+            "flush": self._on_flush,
+            "refresh-capacity": self._on_refresh_capacity,
+            "stop": self._on_stop,
+        }
         control = ControlServer(self._document.directory, handlers)
         undo.callback(control.close)
         control.open()
         async with anyio.create_task_group() as serving:
             await serving.start(channel.serve)
             serving.start_soon(control.serve)
+            serving.start_soon(growth.serve)
             facts = ready_facts(device, fuse_connection=connection, refusals=self._refusals)
             # What lives until now lives as long as the volume: later collections skip it.
             gc.collect()
@@ -244,6 +253,10 @@ class Worker:
         device, _ = self._parts()
         await device.flush()
         return {}
+
+    async def _on_refresh_capacity(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        device, _ = self._parts()
+        return {"size_bytes": await refreshed_size(device)}
 
     async def _on_stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if request.get("force"):

@@ -32,6 +32,7 @@ from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.locks import file_lock, is_locked
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
+from fusefs.volume.resize import ResizeReport, resize
 from fusefs.volume.stack import Composition, ProgressCallback, compose
 from fusefs.volume.state import (
     Bind,
@@ -182,6 +183,20 @@ class VolumeManager:
                 await composition.bind(bind, undo)
                 undo.pop_all()
             return await status.look(composition)
+
+    async def resize(self, name: str, progress: ProgressCallback | None = None) -> ResizeReport:
+        """Grow a volume to the size of its LUN; see :func:`fusefs.volume.resize.resize`.
+
+        Raises:
+            NoSuchVolume: there is none of this name.
+            and what that function raises.
+        """
+        async with self._lock(name):
+            try:
+                volume = await self._existing(name)
+            except StateUnreadable as error:
+                raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            return await resize(volume, progress or (lambda _step: None))
 
     # -- back to nothing --------------------------------------------------------------------------
 

@@ -176,6 +176,13 @@ class Composition(Pieces):
             raise FilesystemMismatch(
                 device.path, found=probe.found or "something unknown", wanted=wanted
             )
+        if spec.read_only and probe.log_pending:
+            log.warning(
+                "volume %s: its %s was not unmounted in order, and a read-only volume replays no "
+                "journal: what was written last is not seen; a read-write mount replays it",
+                spec.name,
+                probe.fstype,
+            )
         if not spec.read_only:
             self._progress(f"check the {probe.fstype} filesystem")
             await self.call(self.host.fsck, device.path, probe.fstype)

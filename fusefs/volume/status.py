@@ -40,6 +40,8 @@ class VolumeStatus:
     size_bytes: int = 0
     block_size: int = 0
     read_only: bool = False
+    on_disconnect: str = ""
+    durability: str = ""
     fstype: str = ""
     session: dict[str, Any] = field(default_factory=dict)
     """target, portal, isid, tsih, keys; empty where the worker does not answer."""
@@ -89,6 +91,8 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         size_bytes=int(answer.get("size_bytes") or facts.get("size_bytes") or 0),
         block_size=int(facts.get("block_size") or 0),
         read_only=volume.state.spec.read_only,
+        on_disconnect=volume.state.spec.on_disconnect,
+        durability=volume.state.spec.durability,
         fstype=fstype,
         session=dict(answer.get("session") or {}),
         io=dict(answer.get("io") or {}),

@@ -58,7 +58,8 @@ class ConnectionMachine:
         self.state = ConnectionState.S1_FREE
         self.framer = Framer(LOGIN_MAX_RECV_DATA_SEGMENT_LENGTH)
         self.outbox: list[Buffer] = []
-        self._buffers_left = 0
+        self.buffers_left = 0
+        """How many buffers have left since the beginning; see ``queue_mark``."""
         self._replies: deque[int] = deque()
         self.exp_stat_sn = 0
         self.header_digest = False
@@ -101,9 +102,13 @@ class ConnectionMachine:
         outbox = self.outbox
         return outbox if len(outbox) <= IOV_MAX else outbox[:IOV_MAX]
 
-    def bytes_sent(self, count: int) -> None:
-        """``count`` bytes of ``data_to_send`` are with the kernel."""
+    def bytes_sent(self, count: int) -> bool:
+        """``count`` bytes of ``data_to_send`` are with the kernel; whether that was all."""
         outbox = self.outbox
+        if count == sum(map(len, outbox)):
+            self.buffers_left += len(outbox)
+            outbox.clear()
+            return True
         whole = 0
         for buffer in outbox:
             length = len(buffer)
@@ -112,18 +117,19 @@ class ConnectionMachine:
             count -= length
             whole += 1
         del outbox[:whole]
-        self._buffers_left += whole
+        self.buffers_left += whole
         if count:
             outbox[0] = memoryview(outbox[0])[count:]
+        return False
 
     @property
     def queue_mark(self) -> int:
         """A mark behind everything that is queued now; see ``has_left``."""
-        return self._buffers_left + len(self.outbox)
+        return self.buffers_left + len(self.outbox)
 
     def has_left(self, mark: int) -> bool:
         """All that was queued before ``mark`` was taken is with the kernel."""
-        return self._buffers_left >= mark
+        return self.buffers_left >= mark
 
     def reply(self, pdu: Any) -> None:
         """Queue the answer to a PDU that a target may send as often as it likes.

@@ -7,6 +7,7 @@ from .identity import Identity
 from .interface import BlockDevice, BlockRequest, Buffer, Limits, Operation
 from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
 from .ram import RamDevice
+from .record import UnitRecord
 from .splitting import SplittingDevice
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Operation",
     "RamDevice",
     "SplittingDevice",
+    "UnitRecord",
     "attach_unit",
     "open_lun",
     "require_writable",

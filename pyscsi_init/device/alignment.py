@@ -81,9 +81,16 @@ class AlignmentDevice(WrappedDevice):
     # -- aligned writes -------------------------------------------------------------------------
 
     def _write(self, request: BlockRequest) -> None:
+        self._follow(request)
+        self.inner.submit(request)
+
+    def _follow(self, request: BlockRequest) -> None:
         self._writing[request] = request.completion
         request.completion = self._written
-        self.inner.submit(request)
+
+    def _writes_below(self) -> list[BlockRequest]:
+        """The whole-block writes under way."""
+        return list(self._writing)
 
     def _written(self, request: BlockRequest) -> None:
         request.completion = completion = self._writing.pop(request)
@@ -112,7 +119,8 @@ class AlignmentDevice(WrappedDevice):
         if self._is_aligned(request):
             return True
         return not any(
-            other.offset < end and start < other.offset + other.length for other in self._writing
+            other.offset < end and start < other.offset + other.length
+            for other in self._writes_below()
         )
 
     def _admit(self, request: BlockRequest) -> None:

@@ -86,6 +86,10 @@ _SIGNATURES: tuple[tuple[str, int, bytes, int, int], ...] = (
 """Each lies within 512 bytes, so within one block: it is there as a whole, or not at all."""
 
 
+Possible = tuple[frozenset[str | None], ...]
+"""For each place of ``_SIGNATURES``, what may stand in it."""
+
+
 def _signatures(head: bytes | bytearray | memoryview) -> tuple[str | None, ...]:
     """What stands in each place of ``_SIGNATURES``."""
     found: list[str | None] = []
@@ -127,6 +131,24 @@ class ContentWitness:
         self.generation = 0
         """Counts the writes: what was read while it moved may be a mixture of old and new."""
         self.refresh(head)
+
+    @classmethod
+    def remembered(cls, length: int, possible: Possible | None) -> ContentWitness:
+        """The witness of an earlier user of the disk, who left word of its ``possible`` contents.
+        It is stale: what the blocks hold besides was not handed on."""
+        witness = cls(bytes(length))
+        witness._trusted = False
+        if possible is not None and len(possible) != len(_SIGNATURES):
+            possible = None  # from a version that knew other kinds: it cannot be compared
+        witness._possible = None if possible is None else [set(values) for values in possible]
+        return witness
+
+    @property
+    def possible(self) -> Possible | None:
+        """What may stand in each place; None where anything may."""
+        if self._possible is None:
+            return None
+        return tuple(frozenset(values) for values in self._possible)
 
     @property
     def length(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import anyio
@@ -19,23 +19,23 @@ from ..secret import Chap, Secret
 from ..settings import Settings
 from ..transport import OPEN_TIMEOUT, Reactor, ScsiResult, Session, open_session
 from ..url import IscsiUrl, parse_url
-from .alignment import AlignmentDevice
+from .direct import DirectDevice
 from .driver import drive
 from .identity import WITNESS_BYTES, Identity
 from .probe import UnitFacts, probe_unit, read_head
+from .record import UnitRecord
+from .recovery import barrier
 from .scsi_block import ScsiBlockDevice
-from .splitting import SplittingDevice
 
 CHAP_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
 MUTUAL_CHAP_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
 
 
-class LogicalUnit(AlignmentDevice):
+class LogicalUnit(DirectDevice):
     """A LUN as a block device, and as what it is: identity, INQUIRY data, raw commands."""
 
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
-        super().__init__(SplittingDevice(unit))
-        self.unit = unit
+        super().__init__(unit)
         self.lun = lun
 
     @property
@@ -57,6 +57,16 @@ class LogicalUnit(AlignmentDevice):
     def facts(self) -> UnitFacts:
         """All that was asked at attach."""
         return self.unit.facts
+
+    def record(self) -> UnitRecord:
+        """What another process needs to know this unit again (``predecessor`` of open_lun)."""
+        return self.unit.watch.record
+
+    @property
+    def record_changed(self) -> list[Callable[[], None]]:
+        """Called on the loop's thread when :meth:`record` changed, before what changes it leaves:
+        who puts the record down in here has put it down in time."""
+        return self.unit.watch.record_changed
 
     async def execute(
         self,
@@ -121,16 +131,33 @@ def resolve_chap(url: IscsiUrl, chap: Chap | Secret | None) -> Chap | None:
 
 
 async def attach_unit(
-    session: Session, lun: int | bytes, *, read_only: bool = False
+    session: Session,
+    lun: int | bytes,
+    *,
+    read_only: bool = False,
+    predecessor: UnitRecord | None = None,
+    unknown_outcome: bool = False,
 ) -> LogicalUnit:
     """The logical unit behind a LUN of an open session.
 
+    ``predecessor`` and ``unknown_outcome``: see :func:`open_lun`.
+
     Raises:
         LunNotFound, NotABlockDevice: nothing there, or no disk.
+        IdentityMismatch, CapacityShrunk: not the disk that the predecessor had.
         ScsiError: the unit refuses what every disk must know.
     """
     address = encode_lun(lun)
     what = f"LUN {lun if isinstance(lun, int) else lun.hex()} of {session.target_name}"
+    if predecessor is not None:
+        steps = barrier(
+            what,
+            predecessor.identity,
+            predecessor.witness(),
+            unknown_outcome=unknown_outcome,
+            read_only=read_only,
+        )
+        await drive(steps, session, address)
     facts = await drive(probe_unit(what), session, address)
     capacity = facts.capacity
     head = await drive(
@@ -154,6 +181,8 @@ async def open_lun(
     read_only: bool = False,
     reactor: Reactor | None = None,
     open_timeout: float = OPEN_TIMEOUT,
+    predecessor: UnitRecord | None = None,
+    unknown_outcome: bool = False,
 ) -> AsyncIterator[LogicalUnit]:
     """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
 
@@ -164,10 +193,17 @@ async def open_lun(
     With ``read_only`` nothing that writes is ever sent. When the session is lost, requests wait and
     are sent again once it is back, for at most ``settings.recovery_timeout`` seconds.
 
+    A process that takes over from a dead one gives the ``predecessor``'s record: the unit must be
+    the same, with the same content and not smaller, or nothing is written to it. With
+    ``unknown_outcome`` (the dead process left a write without an answer) the unit is reset first,
+    so that no old write lands after the block has been opened; the ISID should be the dead one's,
+    which ends its session.
+
     Raises:
         ConfigurationError: the URL, a name or a secret cannot be used.
         ConnectError, LoginError, ProtocolError: no session (see :func:`open_session`).
         LunNotFound, NotABlockDevice: no disk at this LUN.
+        IdentityMismatch, CapacityShrunk: not the predecessor's disk.
 
     Cancellation: the session is logged out, or its connection closed.
     """
@@ -189,7 +225,13 @@ async def open_lun(
         )
         unit: LogicalUnit | None = None
         with anyio.move_on_after(open_timeout):
-            unit = await attach_unit(session, parsed.lun, read_only=read_only)
+            unit = await attach_unit(
+                session,
+                parsed.lun,
+                read_only=read_only,
+                predecessor=predecessor,
+                unknown_outcome=unknown_outcome,
+            )
         if unit is None:
             raise LoginTimeout(f"LUN {parsed.lun} did not become ready within {open_timeout:g} s")
         try:

@@ -136,6 +136,11 @@ class ScsiBlockDevice(BlockDevice):
         self._tasks[request] = task
         self.session.submit(task)
 
+    def adopt(self, request: BlockRequest, task: ScsiTask) -> None:
+        """Take over a request whose task was started by the short cut above us."""
+        task.completion = self._done
+        self._tasks[request] = task
+
     def _done(self, task: ScsiTask) -> None:
         request = task.context
         assert isinstance(request, BlockRequest)  # noqa: S101  (for mypy: _send put it there)
@@ -304,8 +309,7 @@ class ScsiBlockDevice(BlockDevice):
 
     def content_changed(self) -> None:
         """Something else than a request of ours may have written: look at the start again."""
-        self.witness.forget()
-        self.watch.refresh_content()
+        self.watch.content_changed()
 
     def _started(self, request: BlockRequest) -> None:
         if request.operation is Operation.DISCARD:

@@ -22,6 +22,7 @@ from ..transport import Session
 from .driver import drive
 from .identity import ContentWitness, Identity, check_same_unit
 from .probe import probe_capacity, probe_identity, read_head
+from .record import UnitRecord
 from .recovery import barrier
 
 log = logging.getLogger("pyscsi_init.device")
@@ -63,6 +64,9 @@ class UnitWatch:
         self.identity = replace(identity, witnesses=self.witness.contents)
         self.suspicious = False
         """It may be another unit."""
+        self.record_changed: list[Callable[[], None]] = []
+        """Called, on the loop's thread, when ``record`` is another than before."""
+        self._possible = self.witness.possible
         self._read_only = read_only
         self._resized = resized
         self._cleared = cleared
@@ -78,6 +82,23 @@ class UnitWatch:
             self.session.restorers.remove(self._restore)
         if self._event in self.session.async_events:
             self.session.async_events.remove(self._event)
+
+    # -- for a successor -------------------------------------------------------------------------
+
+    @property
+    def record(self) -> UnitRecord:
+        """What another process needs to know this unit again."""
+        return UnitRecord(self.identity, self.witness.length, self.witness.possible)
+
+    def _note_content(self) -> None:
+        possible = self.witness.possible
+        if possible != self._possible:
+            self._possible = possible
+            self._changed()
+
+    def _changed(self) -> None:
+        for notify in list(self.record_changed):
+            notify()
 
     # -- what the unit says ----------------------------------------------------------------------
 
@@ -138,18 +159,27 @@ class UnitWatch:
     def write_started(
         self, offset: int, data: bytes | bytearray | memoryview | None, length: int
     ) -> None:
-        """A write left; see :class:`ContentWitness`."""
+        """A write is about to leave; see :class:`ContentWitness`."""
         self.witness.write_started(offset, data, length)
+        self._note_content()
 
     def discard_started(self, offset: int) -> None:
         """A discard left: what its blocks read as afterwards is for the unit to choose, also where
         unmapped blocks are zeros, because it need not unmap all of them."""
         self.witness.write_started(offset, None, 0)
         self.witness.forget()
+        self._note_content()
+
+    def content_changed(self) -> None:
+        """Something that we do not follow may have written to the start."""
+        self.witness.forget()
+        self._note_content()
+        self.refresh_content()
 
     def write_ended(self, *, certain: bool) -> None:
         """A write or discard was answered."""
         self.witness.write_ended(certain=certain)
+        self._note_content()
         self.refresh_content()
 
     def refresh_content(self) -> None:
@@ -169,6 +199,7 @@ class UnitWatch:
                 )
                 if witness.stale and witness.generation == generation:
                     witness.refresh(head)
+                    self._note_content()
                 if not witness.stale:
                     break
         except IscsiError as error:
@@ -192,6 +223,7 @@ class UnitWatch:
                 size_bytes,
             )
             self.identity = replace(self.identity, size_bytes=size_bytes)
+            self._changed()
             self._resized(size_bytes)
 
     # -- after a new login -----------------------------------------------------------------------
@@ -210,4 +242,5 @@ class UnitWatch:
             self.lun,
             control=True,
         )
+        self._note_content()
         self._set_size(now.size_bytes)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where one PDU ends and the next begins, in whatever pieces TCP delivers.
 
-Theory of operation. There is one buffer. The socket fills it behind ``_end``; frames are cut from
-it at ``_start`` as views, without copying, as many as are whole. When everything was cut, both
+Theory of operation. There is one buffer. The socket fills it behind ``end``; frames are cut from
+it at ``start`` as views, without copying, as many as are whole. When everything was cut, both
 marks return to 0 for free. Else the beginning of one PDU is left over. It is moved to the front
 if the rest of that PDU would not fit behind it, which happens at most three times a PDU (for its
 header, the header digest and its body), or if little space is left and less has to be moved than
@@ -25,8 +25,8 @@ from .bhs import MAX_AHS_LENGTH, OPCODE_MASK
 from .digest import DIGEST_LENGTH, crc32c
 from .layout import BHS_LENGTH
 
-INITIAL_CAPACITY = 65536
-"""Takes 16 responses with 4 KiB of data in one read of the socket."""
+INITIAL_CAPACITY = 262144
+"""Takes 63 responses with 4 KiB of data in one read of the socket."""
 
 SMALLEST_READ = 4096
 """With less space than this left, a read of the socket is hardly worth its system call."""
@@ -78,12 +78,12 @@ class Framer:
         self._max_data_segment_length = max_data_segment_length
         self._header_digest = False
         self._data_digest = False
-        self._buffer = bytearray(INITIAL_CAPACITY)
-        self._view = memoryview(self._buffer)
-        self._start = 0
-        self._end = 0
+        self.memory = bytearray(INITIAL_CAPACITY)
+        self.view = memoryview(self.memory)
+        self.start = 0
+        self.end = 0
         self._needed = BHS_LENGTH
-        """Bytes from ``_start`` without which nothing new can be said about the pending PDU."""
+        """Bytes from ``start`` without which nothing new can be said about the pending PDU."""
 
     @property
     def max_data_segment_length(self) -> int:
@@ -118,23 +118,23 @@ class Framer:
     @property
     def capacity(self) -> int:
         """Bytes of memory held."""
-        return len(self._buffer)
+        return len(self.memory)
 
     @property
     def pending(self) -> int:
         """Bytes received that were not given out as a frame yet."""
-        return self._end - self._start
+        return self.end - self.start
 
     def receive_buffer(self) -> memoryview:
         """Where the socket puts the next bytes; never empty. Ends the life of all frames.
 
         Raises LocalProtocolError if the buffer is full of whole PDUs that were not taken.
         """
-        start, end = self._start, self._end
+        start, end = self.start, self.end
         if start == end:
-            self._start = self._end = 0
-            return self._view
-        capacity = len(self._buffer)
+            self.start = self.end = 0
+            return self.view
+        capacity = len(self.memory)
         if (
             start + self._needed > capacity
             or (capacity - end < SMALLEST_READ and end - start <= start)
@@ -143,13 +143,19 @@ class Framer:
             if end - start == capacity and self._needed <= capacity:
                 raise LocalProtocolError("the receive buffer is full: take next_frame() first")
             self._make_room(self._needed)
-        return self._view[self._end :]
+        return self.view[self.end :]
 
     def bytes_received(self, count: int) -> None:
         """The first ``count`` bytes of the last receive_buffer() are filled."""
-        if not 0 <= count <= len(self._buffer) - self._end:
+        if not 0 <= count <= len(self.memory) - self.end:
             raise LocalProtocolError(f"{count} bytes were not asked for")
-        self._end += count
+        self.end += count
+
+    def consumed(self, position: int) -> None:
+        """Whole PDUs up to ``position`` were taken from ``memory`` by other means."""
+        if position != self.start:
+            self.start = position
+            self._needed = BHS_LENGTH
 
     def next_frame(self) -> Frame | None:
         """The next whole PDU, or None until more bytes were received.
@@ -158,21 +164,21 @@ class Framer:
             HeaderDigestError: the header digest does not match.
             ProtocolError: the data segment is longer than max_data_segment_length.
         """
-        start = self._start
-        available = self._end - start
+        start = self.start
+        available = self.end - start
         if available < self._needed:
             return None
-        buffer = self._buffer
+        buffer = self.memory
         (lengths,) = _LENGTHS.unpack_from(buffer, start + _LENGTHS_OFFSET)
         header_end = start + BHS_LENGTH + (lengths >> 24) * 4
         data_start = header_end
         if self._header_digest:
             data_start += DIGEST_LENGTH
-            if self._end < data_start:
+            if self.end < data_start:
                 self._needed = data_start - start
                 return None
             (digest,) = _DIGEST.unpack_from(buffer, header_end)
-            if crc32c(self._view[start:header_end]) != digest:
+            if crc32c(self.view[start:header_end]) != digest:
                 raise HeaderDigestError("header digest does not match (RFC 7143 7.8)")
         length = lengths & 0xFFFFFF
         if length > self._max_data_segment_length:
@@ -184,12 +190,12 @@ class Framer:
         frame_end = padded_end
         if length and self._data_digest:
             frame_end += DIGEST_LENGTH
-        if self._end < frame_end:
+        if self.end < frame_end:
             self._needed = frame_end - start
             return None
-        self._start = frame_end
+        self.start = frame_end
         self._needed = BHS_LENGTH
-        view = self._view
+        view = self.view
         bhs_end = start + BHS_LENGTH
         return Frame(
             buffer[start] & OPCODE_MASK,
@@ -213,16 +219,16 @@ class Framer:
 
     def _make_room(self, needed: int) -> None:
         """Put the pending bytes at the front, of a larger buffer if they shall not fit this one."""
-        start, end = self._start, self._end
+        start, end = self.start, self.end
         pending = end - start
-        if needed > len(self._buffer):
+        if needed > len(self.memory):
             # One step to the full size: a peer that sends one large PDU sends more of them.
             grown = bytearray(max(needed, self._largest_pdu()))
-            grown[:pending] = self._view[start:end]
+            grown[:pending] = self.view[start:end]
             # Views handed out keep the old memory alive and unchanged.
-            self._buffer = grown
-            self._view = memoryview(grown)
+            self.memory = grown
+            self.view = memoryview(grown)
         else:
-            self._view[:pending] = self._view[start:end]
-        self._start = 0
-        self._end = pending
+            self.view[:pending] = self.view[start:end]
+        self.start = 0
+        self.end = pending

@@ -2,7 +2,8 @@
 """What a session does when time passes: login, logout, keepalive, commands without an answer.
 
 Command deadlines are tens of seconds long, so they are not timers of their own: while anything is
-outstanding, all of it is looked at once a second.
+outstanding, all of it is looked at once a second. A command that left without reading the clock
+gets its deadline at the first look.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..connection import ConnectionState, Due
 from ..errors import ConnectionLost, LoginTimeout, TaskTimeout
-from .task import TaskState
+from .task import NO_DEADLINE, TaskState
 from .tasks import Ping
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ def arm_scan(session: SessionMachine, now: float) -> None:
     """Something is outstanding: look at it from now on."""
     if session.scan_at is None:
         session.scan_at = now + SCAN_INTERVAL
+        session.deadlines_moved = True
 
 
 def handle_deadline(session: SessionMachine, now: float) -> None:
     """Act on what is due."""
+    session.deadlines_moved = True
     connection = session.connection
     settings = session.settings
     if connection is None:
@@ -68,6 +71,9 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
 def _scan(session: SessionMachine, now: float) -> None:
     tasks = session.tasks
     connection = session.connection
+    for task in tasks.in_flight.values():
+        if task.deadline == NO_DEADLINE:
+            task.deadline = now + task.timeout
     for task in [task for task in tasks.in_flight.values() if task.deadline <= now]:
         if task.state is TaskState.SENT:
             session.time_out(task, TaskTimeout(f"no status within {task.timeout:g} s"), now)

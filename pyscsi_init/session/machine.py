@@ -2,7 +2,7 @@
 """The I_T nexus without its socket: commands in, completions out, over one connection at a time.
 
 Theory of operation. The one who owns the socket calls ``connect`` when TCP is up, then moves bytes:
-``receive_buffer`` and ``bytes_received`` one way, ``data_to_send`` and ``bytes_sent`` the other. A
+``receive_buffers`` and ``bytes_received`` one way, ``data_to_send`` and ``bytes_sent`` the other. A
 command enters with ``submit`` and ends with its completion. Rare things come out of ``next_event``.
 Time comes in as ``now``, deadlines go out of ``next_deadline``.
 
@@ -36,9 +36,10 @@ from ..secret import Chap
 from ..settings import Settings
 from .deadlines import handle_deadline
 from .events import ConnectionEnded, Event, LoggedIn, LoginEnded
+from .fast_path import FastPath
 from .flow import pump
 from .management import abort, conclude, send_management
-from .receive import receive
+from .receive import data_in_place, receive
 from .requests import send_logout, send_ping, start_text_task
 from .states import SessionState, SessionTransition, next_session_state
 from .task import ManagementTask, ScsiTask, TaskState, TextTask
@@ -79,13 +80,16 @@ class SessionMachine:
         """Why new commands end at once instead of waiting for the session to come back."""
         self.closing = False
         self.rejects = 0
-        self._events: deque[Event] = deque()
+        self.events: deque[Event] = deque()
         self.scan_at: float | None = None
         self.logout_by: float | None = None
+        self.deadlines_moved = True
+        """``next_deadline`` may be sooner than it was; whoever has a timer looks and sets False."""
         self.stalled_since: float | None = None
         """Since when commands wait for the window to open while nothing is under way."""
         self.wait: float | None = None
         """Seconds before the next login that the target asked for, if it did."""
+        self.fast = FastPath(self)
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -112,25 +116,36 @@ class SessionMachine:
         )
         self.wait = None
         self.connection = ConnectionMachine(login, self.settings, now)
+        self.deadlines_moved = True
 
-    def receive_buffer(self) -> memoryview:
-        """Where the socket may put the next bytes; writable, never empty.
+    def receive_buffers(self) -> tuple[memoryview, ...]:
+        """Where the socket may put the next bytes, in this order; writable, none empty.
 
         Raises:
             LocalProtocolError: there is no connection.
         """
-        if self.connection is None:
+        connection = self.connection
+        if connection is None:
             raise LocalProtocolError("no connection to receive for")
-        return self.connection.receive_buffer()
+        return self.fast.receive_buffers(connection)
 
     def bytes_received(self, count: int, now: float) -> None:
-        """``count`` bytes were put into the receive buffer. Completions are called from here."""
+        """``count`` bytes were put into the receive buffers. Completions are called from here."""
         connection = self.connection
         if connection is None:
             return
+        fast = self.fast
         try:
+            if fast.direct is not None:
+                count, task = fast.direct_received(count)
+                if task is not None:
+                    data_in_place(self, connection, task, fast.direct_header)
             connection.bytes_received(count, now)
-            while (frame := connection.next_frame()) is not None:
+            framer = connection.framer
+            while self.connection is connection:
+                fast.receive()
+                if framer.start == framer.end or (frame := connection.next_frame()) is None:
+                    break
                 if connection.state is ConnectionState.S4_IN_LOGIN:
                     result = connection.login_frame_received(frame)
                     if result is not None:
@@ -139,13 +154,15 @@ class SessionMachine:
                         self.window.update(response.exp_cmd_sn, response.max_cmd_sn)
                 else:
                     receive(self, connection, frame, now)
-                if self.connection is not connection:
-                    return
         except (ProtocolError, LoginError) as error:
             if self.connection is connection:
                 self.lose(error)
             return
-        self._pump(now)
+        tasks = self.tasks
+        if tasks.waiting and fast.connection is not None:
+            fast.drain()
+        if tasks.waiting or tasks.control or self.logout_by is not None or self.stalled_since:
+            pump(self, now)
 
     def receive_eof(self, now: float) -> None:
         """The target closed its side, or the socket failed: the connection is over."""
@@ -165,18 +182,17 @@ class SessionMachine:
         """The buffers to send next; report what was sent with ``bytes_sent``."""
         return self.connection.data_to_send() if self.connection is not None else ()
 
-    def bytes_sent(self, count: int) -> None:
-        """``count`` bytes of ``data_to_send`` left."""
-        if self.connection is not None:
-            self.connection.bytes_sent(count)
+    def bytes_sent(self, count: int) -> bool:
+        """``count`` bytes of ``data_to_send`` left; whether nothing is left to send."""
+        return self.connection is None or self.connection.bytes_sent(count)
 
     def next_event(self) -> Event | None:
         """The next thing to know, or None. Ask after every call that takes ``now``."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     def emit(self, event: Event) -> None:
         """Add an event; for the parts of the session."""
-        self._events.append(event)
+        self.events.append(event)
 
     # -- intentions ------------------------------------------------------------------------------
 
@@ -195,7 +211,7 @@ class SessionMachine:
         else:
             task.state = TaskState.QUEUED
             self.tasks.waiting.append(task)
-        self._pump(now)
+        pump(self, now)
 
     def abort_task(self, task: ScsiTask, now: float) -> None:
         """Ask that a task ends; it completes once, with TaskAborted or with what it came to."""
@@ -220,6 +236,7 @@ class SessionMachine:
         What waits in the queue ends with SessionFailed. Ends with ConnectionEnded(again=False).
         """
         self.closing = True
+        self.fast.review()
         closed = SessionFailed("the session was closed")
         for finish in self.tasks.end_waiting(closed):
             finish()
@@ -231,18 +248,21 @@ class SessionMachine:
             self.lose(closed)
         elif connection.state is not ConnectionState.S6_IN_LOGOUT:
             self.logout_by = now + self.settings.logout_timeout
-            self._pump(now)
+            self.deadlines_moved = True
+            pump(self, now)
 
     def resume(self, now: float) -> None:
         """The barrier is passed: let the queue flow, replay first."""
         self.held = False
         self.refusing = None
-        self._pump(now)
+        self.fast.review()
+        pump(self, now)
 
     def refuse(self, error: IscsiError) -> None:
         """Stop waiting for the session: what is queued ends with ``error``, and so does what comes,
         until ``resume``. Login attempts may go on meanwhile."""
         self.refusing = error
+        self.fast.review()
         for finish in self.tasks.end_waiting(error):
             finish()
 
@@ -300,16 +320,6 @@ class SessionMachine:
         """A command got no status in time."""
         abort(self, task, error, now)
 
-    def target_asks_for_logout(self, seconds: float, now: float) -> None:
-        """Asynchronous Message 1: no new commands, log out within ``seconds``, come back."""
-        connection = self.connection
-        if connection is None or connection.state is not ConnectionState.S7_LOGOUT_REQUESTED:
-            return  # our logout is on its way already
-        # Half the time is for what is in flight; a target that says 0 gets its logout at once.
-        limit = now + min(seconds / 2, self.settings.command_timeout)
-        self.logout_by = limit if self.logout_by is None else min(self.logout_by, limit)
-        self._pump(now)
-
     def lose(self, error: IscsiError) -> None:
         """The connection is unusable: give it up; what becomes of the tasks, tasks.py says."""
         connection = self.connection
@@ -317,6 +327,7 @@ class SessionMachine:
             return
         in_login = connection.state is ConnectionState.S4_IN_LOGIN
         connection.lost()
+        self.fast.drop()
         if in_login:
             self.connection = None
             self.scan_at = None
@@ -332,6 +343,7 @@ class SessionMachine:
         if connection is None:
             return
         connection.logout_done()
+        self.fast.drop()
         self._over(None, again=not self.closing)
 
     def _logged_in(
@@ -346,12 +358,11 @@ class SessionMachine:
         self.parameters = parameters
         self.held = again
         self.rejects = 0
+        self.deadlines_moved = True
         if not self.discovery:
             connection.start_keepalive(now)
+        self.fast.review()
         self.emit(LoggedIn(parameters, tsih, again))
-
-    def _pump(self, now: float) -> None:
-        pump(self, now)
 
     def _over(self, error: IscsiError | None, *, again: bool) -> None:
         self.connection = None

@@ -90,12 +90,13 @@ def abort(session: SessionMachine, task: ScsiTask, error: IscsiError, now: float
     """
     timed_out = task.state is TaskState.SENT
     task.silences += timed_out
-    attempt = task.attempts
+    # Its owner may use the task again for another command, with another tag.
+    attempt, tag = task.attempts, task.initiator_task_tag
     task.deadline = now + 2 * session.settings.task_management_timeout
 
     def answered(request: ManagementTask) -> None:
         table = session.tasks
-        if table.in_flight.get(task.initiator_task_tag) is not task or task.attempts != attempt:
+        if table.in_flight.get(tag) is not task or task.attempts != attempt:
             return  # its own response came first, or the connection died and took it along
         refused = request.error is not None or request.response not in (
             FUNCTION_COMPLETE,

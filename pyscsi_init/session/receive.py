@@ -27,11 +27,12 @@ from ..pdu import (
     TextResponse,
 )
 from ..pdu.fast import DATA_IN, F_BIT, O_BIT, S_BIT, SCSI_RESPONSE, U_BIT
-from .data_in import check_residual, place_data
+from .data_in import GOOD, check_residual, place_data
 from .data_out import answer_r2t
 from .events import AsyncEventReceived, Warned
+from .flow import pump
 from .reject import rejected
-from .task import ManagementTask, TextTask
+from .task import ManagementTask, ScsiTask, TextTask
 from .tasks import Ping
 from .text import text_received
 
@@ -82,6 +83,27 @@ def _data_in(
     task.status = status
     check_residual(task, overflow, underflow, residual)
     session.end(task)
+
+
+def data_in_place(
+    session: SessionMachine,
+    connection: ConnectionMachine,
+    task: ScsiTask,
+    header: tuple[int, ...],
+) -> None:
+    """The rest of a Data-In whose data was received where it belongs, and whose header was found
+    in order before: count it, and end the task where it brought the status GOOD.
+
+    Raises:
+        ProtocolError: the numbers cannot be (see :class:`CommandWindow`).
+    """
+    length, last, stat_sn, exp_cmd_sn, max_cmd_sn = header
+    session.window.update(exp_cmd_sn, max_cmd_sn)
+    task.data_sn += 1
+    task.received += length
+    if last and connection.count_stat_sn(stat_sn):
+        task.status = GOOD
+        session.end(task)
 
 
 def _scsi_response(
@@ -281,7 +303,7 @@ def _async_message(
         session.emit(AsyncEventReceived(event, message.lun, data[2 : 2 + length]))
     elif event == 1:
         connection.logout_requested()
-        session.target_asks_for_logout(message.parameter3, now)
+        _asked_to_log_out(session, connection, message.parameter3, now)
     elif event == 2 and message.parameter1 != connection.cid:
         session.emit(Warned(f"the target drops connection {message.parameter1}, which is not ours"))
     elif event in (2, 3):
@@ -294,6 +316,20 @@ def _async_message(
         session.request_text(TextTask([], lambda _: None), now)
     else:
         session.emit(Warned(f"asynchronous message with the unknown event {event}: ignored"))
+
+
+def _asked_to_log_out(
+    session: SessionMachine, connection: ConnectionMachine, seconds: float, now: float
+) -> None:
+    """Asynchronous Message 1: no new commands, log out within ``seconds``, come back."""
+    if connection.state is not ConnectionState.S7_LOGOUT_REQUESTED:
+        return  # our logout is on its way already
+    session.fast.review()
+    # Half the time is for what is in flight; a target that says 0 gets its logout at once.
+    limit = now + min(seconds / 2, session.settings.command_timeout)
+    session.logout_by = limit if session.logout_by is None else min(session.logout_by, limit)
+    session.deadlines_moved = True
+    pump(session, now)
 
 
 def _reject(

@@ -19,6 +19,9 @@ from ..login import TextExchange
 
 NO_LUN = bytes(8)
 
+NO_DEADLINE = 0.0
+"""Of a command on its way whose deadline nobody has set yet; see deadlines.py."""
+
 
 class Replay(enum.Enum):
     """What may be done with a command whose connection died before its status came."""

@@ -54,15 +54,15 @@ class TaskTable:
         self.waiting: deque[ScsiTask] = deque()
         self.control: deque[ScsiTask] = deque()
         self.unknown_outcome: set[bytes] = set()
-        self._tag = 0
+        self.last_tag = 0
 
     def new_tag(self) -> int:
         """A tag that no outstanding task has (RFC 7143 11.2.1.8); never the reserved one."""
-        tag = self._tag
+        tag = self.last_tag
         while True:
             tag = tag + 1 if tag < 0xFFFFFFFE else 0
             if tag not in self.in_flight and tag not in self.requests:
-                self._tag = tag
+                self.last_tag = tag
                 return tag
 
     @property

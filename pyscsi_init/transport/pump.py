@@ -13,13 +13,23 @@ order; a partial write stays queued. So no PDU is torn, whoever is cancelled.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from typing import Protocol
 
 from ..session import SessionMachine
 from .reactor import Reactor
 
 MAX_READS = 16
 """Reads per wake-up, so that one busy session does not starve the others on the loop."""
+
+
+class Owner(Protocol):
+    """Whoever owns the machine, and acts on what it has to say."""
+
+    in_turn: bool
+    """``settle`` will be called at the end of this turn anyway."""
+
+    def settle(self) -> None:
+        """Send what is queued, act on events, see to the timer."""
 
 
 class Pump:
@@ -30,13 +40,16 @@ class Pump:
         reactor: Reactor,
         sock: socket.socket,
         machine: SessionMachine,
-        settle: Callable[[], None],
+        owner: Owner,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
         self._fd = sock.fileno()
         self._machine = machine
-        self._settle = settle
+        self._owner = owner
+        self._receive = sock.recv_into
+        self._scatter = sock.recvmsg_into
+        self._send = sock.sendmsg
         self._writing = False
         self.closed = False
         reactor.add_reader(self._fd, self._readable)
@@ -44,10 +57,16 @@ class Pump:
     def _readable(self) -> None:
         machine = self._machine
         now = self._reactor.now()
+        self._owner.in_turn = True
         for _ in range(MAX_READS):
-            buffer = machine.receive_buffer()
+            buffers = machine.receive_buffers()
             try:
-                count = self._sock.recv_into(buffer)
+                if len(buffers) == 1:
+                    count = self._receive(buffers[0])
+                    room = len(buffers[0])
+                else:
+                    count = self._scatter(buffers)[0]
+                    room = len(buffers[0]) + len(buffers[1])
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -57,17 +76,17 @@ class Pump:
                 machine.receive_eof(now)
                 break
             machine.bytes_received(count, now)
-            self.flush()
-            if machine.connection is None or count < len(buffer):
+            if machine.connection is None or count < room:
                 break
-        self._settle()
+            self.flush()
+        self._owner.settle()
 
     def flush(self) -> None:
         """Send what is queued, as much as the socket takes; the rest when it is writable again."""
         machine = self._machine
         while not self.closed and (buffers := machine.data_to_send()):
             try:
-                count = self._sock.sendmsg(buffers)
+                count = self._send(buffers)
             except (BlockingIOError, InterruptedError):
                 if not self._writing:
                     self._writing = True
@@ -78,14 +97,14 @@ class Pump:
                     f"the connection broke ({error.strerror})", self._reactor.now()
                 )
                 break
-            machine.bytes_sent(count)
+            if machine.bytes_sent(count):
+                break
         if self._writing:
             self._writing = False
             self._reactor.remove_writer(self._fd)
 
     def _writable(self) -> None:
-        self.flush()
-        self._settle()
+        self._owner.settle()
 
     def close(self) -> None:
         """Close the socket. Idempotent."""

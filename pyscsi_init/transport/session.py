@@ -92,6 +92,11 @@ class Session:
         self.failed: IscsiError | None = None
         """Set where the session will never come back, with the reason."""
         self._machine = machine
+        self.start = machine.fast.start
+        """The short cut of ``submit`` for who sees to the turn itself; False where the task was not
+        taken; see :meth:`FastPath.start`."""
+        self.in_turn = False
+        """``settle`` will be called at the end of this turn."""
         self._pump: Pump | None = None
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -151,23 +156,35 @@ class Session:
 
     def submit(self, task: ScsiTask) -> None:
         """Start a SCSI command; its completion is called on the loop's thread."""
-        self._machine.submit(task, self.reactor.now())
-        self.reactor.at_end_of_turn(self._settle)
+        if not self.start(task):
+            self._machine.submit(task, self.reactor.now())
+        if not self.in_turn:
+            self.begin_turn()
+
+    def begin_turn(self) -> None:
+        """Something was asked of the machine: ``settle`` is called at the end of this turn."""
+        self.in_turn = True
+        self.reactor.at_end_of_turn(self.settle)
+
+    def tasks(self) -> list[ScsiTask]:
+        """The SCSI commands that have not ended: in flight, and waiting in order."""
+        tasks = self._machine.tasks
+        return [*tasks.in_flight.values(), *tasks.waiting]
 
     def abort_task(self, task: ScsiTask) -> None:
         """Ask that a command ends soon (ABORT TASK where it was sent already)."""
         self._machine.abort_task(task, self.reactor.now())
-        self.reactor.at_end_of_turn(self._settle)
+        self.reactor.at_end_of_turn(self.settle)
 
     def manage(self, request: ManagementTask) -> None:
         """Send a task management request."""
         self._machine.manage(request, self.reactor.now())
-        self.reactor.at_end_of_turn(self._settle)
+        self.reactor.at_end_of_turn(self.settle)
 
     def request_text(self, task: TextTask) -> None:
         """Start a text exchange."""
         self._machine.request_text(task, self.reactor.now())
-        self.reactor.at_end_of_turn(self._settle)
+        self.reactor.at_end_of_turn(self.settle)
 
     # -- commands as coroutines ------------------------------------------------------------------
 
@@ -228,16 +245,21 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Send what is queued, act on events, see to the timer: at the end of each turn in which
+        the machine was asked for something."""
+        self.in_turn = False
         machine = self._machine
         while True:
             if self._pump is not None:
                 self._pump.flush()
-            event = machine.next_event()
-            if event is None:
+            if not machine.events:
                 break
-            self._handle(event)
-        self._arm()
+            event = machine.next_event()
+            if event is not None:
+                self._handle(event)
+        if machine.deadlines_moved or self._timer is None:
+            self._arm()
 
     def _handle(self, event: object) -> None:
         if isinstance(event, LoggedIn):
@@ -275,7 +297,9 @@ class Session:
             self._pump = None
 
     def _arm(self) -> None:
-        deadline = self._machine.next_deadline()
+        machine = self._machine
+        machine.deadlines_moved = False
+        deadline = machine.next_deadline()
         if deadline is None:
             return  # a timer that is still there finds nothing to do
         if self._timer is not None:
@@ -288,7 +312,7 @@ class Session:
     def _on_timer(self) -> None:
         self._timer = None
         self._machine.handle_deadline(self.reactor.now())
-        self._settle()
+        self.settle()
 
     # -- login and its loss ----------------------------------------------------------------------
 
@@ -306,11 +330,11 @@ class Session:
             return LoginOutcome(error, None)
         assert machine.connection is not None  # noqa: S101  (for mypy: connect made it)
         login = machine.connection.login
-        self._pump = Pump(self.reactor, sock, machine, self._settle)
+        self._pump = Pump(self.reactor, sock, machine, self)
         self._login_over = anyio.Event()
         self._login_error = None
         try:
-            self.reactor.at_end_of_turn(self._settle)
+            self.reactor.at_end_of_turn(self.settle)
             await self._login_over.wait()
         except BaseException:
             self.drop("the login was cancelled")
@@ -329,12 +353,12 @@ class Session:
     def drop(self, reason: str) -> None:
         """Give up the connection, if there is one; recovery starts over."""
         self._machine.drop_connection(reason, self.reactor.now())
-        self._settle()
+        self.settle()
 
     def resume(self) -> None:
         """The barrier is passed: held I/O goes on."""
         self._machine.resume(self.reactor.now())
-        self._settle()
+        self.settle()
 
     def refuse(self, error: IscsiError) -> None:
         """What waits and what comes ends with ``error`` until ``resume``."""
@@ -346,7 +370,7 @@ class Session:
         log.error("session with %s failed: %s", self.target_name, error)
         self._machine.refuse(error)
         self._machine.request_logout(self.reactor.now())
-        self._settle()
+        self.settle()
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -355,7 +379,7 @@ class Session:
         with anyio.CancelScope(shield=True):
             if not self._closed.is_set():
                 self._machine.request_logout(self.reactor.now())
-                self._settle()
+                self.settle()
                 with anyio.move_on_after(2 * self.settings.logout_timeout + 1):
                     await self._closed.wait()
             self.drop("the session was closed")

@@ -14,6 +14,7 @@ from fusefs.errors import NoSuchVolume
 from fusefs.host import LinuxHost
 from fusefs.spec import VolumeSpec
 from fusefs.volume.manager import VolumeManager
+from fusefs.volume.resize import ResizeReport
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
 from pyscsi_init import Chap
@@ -60,6 +61,10 @@ class Volumes:
     def detach(self, name: str, *, force: bool = False) -> DetachReport:
         """Detach."""
         return self.call(self.manager.detach, name, force)
+
+    def resize(self, name: str) -> ResizeReport:
+        """Take over the LUN's size."""
+        return self.call(self.manager.resize, name)
 
     def status(self) -> list[VolumeStatus]:
         """All volumes."""

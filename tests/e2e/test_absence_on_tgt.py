@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import IQN, Volumes
 from tests.support.direct_io import BLOCK, Background, read_direct, until, write_direct
+from tests.support.filesystems import make_filesystem
 from tests.support.fio import fio_verify
 from tests.support.kernel_log import KernelLog
 from tests.support.requirements import require
@@ -111,7 +112,7 @@ def ext4(path: Path) -> None:
     """An ext4 of its own, with its own UUID."""
     with path.open("wb") as file:
         file.truncate(64 * MEBI)
-    subprocess.run([require("mkfs.ext4"), "-q", "-F", str(path)], check=True, timeout=60)
+    make_filesystem("ext4", path)
 
 
 def gpt(path: Path) -> None:

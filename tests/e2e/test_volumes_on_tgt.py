@@ -23,26 +23,13 @@ from fusefs.errors import (
 from pyscsi_init import Chap, Secret
 from pyscsi_init.errors import IscsiError, ReadOnlyDevice
 from tests.e2e.conftest import IQN, Volumes
+from tests.support.filesystems import FILESYSTEMS, fsck_is_clean
 from tests.support.fio import fio_verify
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
 MEBI = 1 << 20
-FILESYSTEMS = ("ext4", "xfs", "btrfs")
-CHECKS = {
-    "ext4": ["e2fsck", "-f", "-n"],
-    "xfs": ["xfs_repair", "-n"],
-    "btrfs": ["btrfs", "check", "--readonly"],
-}
-
-
-def fsck_is_clean(fstype: str, disk: Path) -> None:
-    """The filesystem in the backing file itself, as the target has it."""
-    checked = subprocess.run(
-        [*CHECKS[fstype], str(disk)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("channel", ["native", "pyfuse3"])

@@ -58,6 +58,7 @@ def test_json_round_trip() -> None:
         mount_options=("noatime", "nodev"),
         settings={"header_digest": ("CRC32C", "None"), "max_burst_length": 262144},
         on_disconnect="fail-after=20",
+        durability="fua",
     )
     assert VolumeSpec.from_json(json.loads(json.dumps(spec.to_json()))).to_json() == spec.to_json()
 
@@ -89,6 +90,8 @@ def test_on_disconnect_becomes_the_recovery_timeout() -> None:
         ({"mount_options": ("ro",)}, "read_only"),
         ({"on_disconnect": "retry"}, "fail-fast"),
         ({"on_disconnect": "fail-after=never"}, "fail-after=SECONDS"),
+        ({"on_disconnect": "fail-after=0"}, "fail-after=SECONDS"),
+        ({"durability": "maybe"}, "target-cache, fua"),
         ({"on_disconnect": "fail-fast", "settings": {"recovery_timeout": 5}}, "contradicts"),
     ],
 )

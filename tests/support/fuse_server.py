@@ -23,7 +23,7 @@ from typing import Any
 
 import anyio
 
-from fusefs.fuse import InitReply, make_channel
+from fusefs.fuse import RequestSlots, make_channel
 from fusefs.host import LinuxHost
 from pyscsi_init.device.fault import FaultDevice, Match
 from pyscsi_init.device.interface import BlockDevice, BlockRequest, Limits, Operation
@@ -83,7 +83,7 @@ class _Served:
         self.fault.hold(Match(predicate=self._look))
 
     def _look(self, request: BlockRequest) -> bool:
-        if request.operation is Operation.WRITE:
+        if request.operation not in (Operation.READ, Operation.FLUSH):
             self.fua.append(request.fua)
         return False
 
@@ -96,8 +96,8 @@ class _Served:
     def stop(self) -> None:
         self.channel.stop()
 
-    def init(self) -> dict[str, int]:
-        return asdict(self.channel.init)
+    def outstanding(self) -> list[Any]:
+        return list(self.channel.slots.outstanding())
 
     def resend(self) -> None:
         self.channel.request_resend()
@@ -120,7 +120,8 @@ async def _serve(options: dict[str, Any]) -> None:
             device,
             reactor=reactor,
             read_only=options["read_only"],
-            init=InitReply(**options["init"]) if options["init"] else None,
+            fua=options["fua"],
+            slots=RequestSlots(options["slots"]) if options["slots"] >= 0 else None,
         )
         served = _Served(ram, fault, channel)
         unfinished = b""
@@ -170,14 +171,17 @@ class FuseServer:
         size: int = 64 << 20,
         block_size: int = 512,
         read_only: bool = False,
+        fua: bool = False,
         fault: bool = False,
         limits: dict[str, int] | None = None,
         successor_of: FuseServer | None = None,
+        with_slots: bool = True,
         ram_read_only: bool = False,
     ) -> None:
         self.host = LinuxHost()
         self.kind = kind
         self._predecessor = successor_of
+        self._takes_slots = with_slots
         self.mountpoint = directory / "mnt"
         if successor_of is None:
             self.mountpoint.mkdir(exist_ok=True)
@@ -188,22 +192,31 @@ class FuseServer:
             "size": size,
             "block_size": block_size,
             "read_only": read_only,
+            "fua": fua,
             "fault": fault,
             "limits": limits or {},
             "ram": {"read_only": ram_read_only},
-            "init": None,
+            "slots": -1,
         }
         self._fd = -1
+        self.slots: RequestSlots | None = None
+        """Of the native channel; this process only keeps them."""
         self.process: subprocess.Popen[bytes]
         self.connection: int
 
     def __enter__(self) -> FuseServer:
         if self._predecessor is not None:
             self._fd = fd = os.dup(self._predecessor._fd)
-            self._options["init"] = self._predecessor._options["init"]
+            kept = self._predecessor.slots
+            if kept is not None and self._takes_slots:
+                self.slots = RequestSlots(os.dup(kept.fd))
             self.connection = self._predecessor.connection
         else:
             self._fd = fd = self.host.open_fuse()
+        if self.slots is None and self.kind == "native":
+            self.slots = RequestSlots.create()
+        passed = (fd,) if self.slots is None else (fd, self.slots.fd)
+        self._options["slots"] = -1 if self.slots is None else self.slots.fd
         try:
             if self._predecessor is None:
                 self.connection = self.host.fuse_mount(
@@ -218,7 +231,7 @@ class FuseServer:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=(fd,),
+                pass_fds=passed,
                 start_new_session=True,  # Ctrl-C must not end the server of a mount in use
                 cwd=Path(__file__).resolve().parent.parent.parent,
                 env=processes.environment(),
@@ -229,17 +242,18 @@ class FuseServer:
             raise
         return self
 
-    def remember_init(self) -> None:
-        """What a successor needs to know; after the kernel has asked."""
-        self._options["init"] = self.call("init")
-
     def kill(self) -> None:
         """SIGKILL. The descriptor is still open here, so the connection lives on."""
         processes.end(self.process.pid)
         self.process.wait()
 
-    def _give_up(self) -> None:
+    def _close(self) -> None:
         os.close(self._fd)
+        if self.slots is not None:
+            self.slots.close()
+
+    def _give_up(self) -> None:
+        self._close()
         if self._predecessor is None:
             self.unmount()
         process = getattr(self, "process", None)
@@ -252,7 +266,7 @@ class FuseServer:
         try:
             self.unmount()
         finally:
-            os.close(self._fd)
+            self._close()
             self.end()
 
     def unmount(self) -> None:

@@ -112,6 +112,73 @@ def test_mount_and_umount(disks: TgtServer, cli: Cli, tmp_path: Path) -> None:
     cli("umount", directory).failed(exit_codes.NO_VOLUME)
 
 
+def test_resize(disks: TgtServer, cli: Cli, tmp_path: Path) -> None:
+    cli("resize", "m").failed(exit_codes.NO_VOLUME, "'m'")
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    disks.grow(1, 1, 320 * MEBI)
+    url = disks.url(1, 1)
+    made = cli("mount", url, directory, "--name", "m", "--format-if-blank", "--fstype", "xfs")
+    assert made.status == 0, made
+    same = cli("resize", "m")
+    assert (same.status, "m: nothing has grown: /dev/loop" in same.out) == (0, True), same
+    disks.grow(1, 1, 640 * MEBI)
+    done = cli("resize", "m")
+    assert done.status == 0, done
+    assert " 320 MiB -> 640 MiB, xfs on " in done.out
+    disks.grow(1, 1, 960 * MEBI)
+    report = cli("resize", "m", "--json").json
+    assert (report["grown"], report["old_size_bytes"], report["size_bytes"]) == (
+        True, 640 * MEBI, 960 * MEBI,
+    )  # fmt: skip
+    assert report["filesystem_bytes"] > report["old_filesystem_bytes"] > 500 * MEBI
+    disks.grow(1, 1, 640 * MEBI)
+    cli("resize", "m").failed(exit_codes.IO, "it shrank while it was in use", "give it back")
+    error = cli("resize", "m", "--json").json["error"]
+    assert (error["class"], error["exit_status"]) == ("CapacityShrunk", exit_codes.IO)
+    disks.grow(1, 1, 960 * MEBI)
+    assert cli("resize", "m").status == 0
+    assert cli("status", "--json").json[0]["size_bytes"] == 960 * MEBI
+    assert cli("umount", "m").status == 0
+
+
+def test_what_a_volume_was_asked_for_is_shown(disks: TgtServer, cli: Cli) -> None:
+    options = ("--on-disconnect", "fail-after=20", "--durability", "fua")
+    shown = cli("attach", disks.url(1, 1), "--name", "one", *options, "--json").json
+    assert (shown["on_disconnect"], shown["durability"]) == ("fail-after=20", "fua")
+    assert cli("attach", disks.url(1, 2), "--name", "two").status == 0
+    found = {v["name"]: (v["on_disconnect"], v["durability"]) for v in cli("status", "--json").json}
+    assert found == {"one": ("fail-after=20", "fua"), "two": ("wait", "target-cache")}
+    text = cli("status", "one").out
+    assert "fail-after=20" in text
+    assert "fua" in text
+    for name in found:
+        assert cli("detach", name).status == 0
+
+
+def test_options_and_journals(disks: TgtServer, cli: Cli, tmp_path: Path) -> None:
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    url, lun = disks.url(1, 1), disks.luns[1, 1].path
+    made = cli("mount", url, directory, "--name", "m", "--format-if-blank")
+    assert made.status == 0, made
+    (directory / "file").write_text("content")
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    dirty = lun.read_bytes()
+    assert cli("umount", "m").status == 0
+    cli("mount", url, directory, "-o", "noatime,nonsense").failed(exit_codes.USAGE, "'nonsense'")
+    clean = cli("mount", url, directory, "--name", "m", "--read-only")
+    assert (clean.status, clean.err) == (0, ""), clean
+    assert cli("umount", "m").status == 0
+    lun.write_bytes(dirty)
+    done = cli("mount", url, directory, "--name", "m", "--read-only")
+    assert done.status == 0
+    assert "replays no journal" in done.err, done
+    assert cli("umount", "m").status == 0
+
+
 def test_force_ends_a_volume_whose_target_is_gone(
     disks: TgtServer, cli: Cli, tmp_path: Path
 ) -> None:
@@ -132,6 +199,8 @@ def test_force_ends_a_volume_whose_target_is_gone(
         (("--read-only", "--format-if-blank"), exit_codes.USAGE),
         (("--name", "a\nb"), exit_codes.USAGE),
         (("--fuse", "nonsense"), exit_codes.USAGE),
+        (("--durability", "nonsense"), exit_codes.USAGE),
+        (("--on-disconnect", "fail-after"), exit_codes.USAGE),
     ],
     ids=str,
 )

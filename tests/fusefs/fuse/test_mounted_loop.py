@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.host import LinuxHost
+from tests.support import processes
 from tests.support.fio import fio_verify
 from tests.support.fuse_server import FuseServer, loop_device
 from tests.support.mounted_file import (
@@ -132,6 +134,26 @@ def test_growth_is_seen_by_stat_and_by_the_loop_device(any_channel: Serve) -> No
         host.loop_detach(device)
 
 
+def test_a_loop_device_grows_over_the_death_of_the_server(
+    native: Serve, serving: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """Whoever asks for the new size waits in a process of its own, for whoever answers."""
+    server = native()
+    host = LinuxHost()
+    with loop_device(server.path) as loop, ThreadPoolExecutor(1) as threads:
+        server.remember_init()
+        server.call("resize", 2 * SIZE)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        before = processes.children()
+        following = threads.submit(host.loop_follow, str(server.path))
+        eventually(lambda: bool(processes.children() - before))
+        server.kill()
+        assert not following.done()
+        serving.enter_context(FuseServer(tmp_path, size=2 * SIZE, successor_of=server))
+        following.result(20)
+        assert {one.path: one.size_bytes for one in host.loop_list()}[loop] == 2 * SIZE
+
+
 def test_a_file_system_on_it(native: Serve, tmp_path: Path) -> None:
     server = native(size=64 << 20, block_size=4096)
     target = tmp_path / "fs"
@@ -195,7 +217,6 @@ def test_a_successor_answers_what_a_killed_server_left(
     first = native(loop=loop, fault=True)
     with opened(first.path) as fd, threads_on(first, 4) as threads:
         assert os.pread(fd, 10, 0) == bytes(10)
-        first.remember_init()
         first.call("hold", "WRITE")
         jobs = [threads.submit(os.pwrite, fd, b"\5" * 4096, index * 4096) for index in range(4)]
         eventually(lambda: first.call("held") == 4)
@@ -203,7 +224,7 @@ def test_a_successor_answers_what_a_killed_server_left(
         successor = serving.enter_context(
             FuseServer(tmp_path, loop=loop, size=SIZE, successor_of=first)
         )
-        successor.call("resend")
+        assert successor.call("outstanding") == []
         assert [job.result(10) for job in jobs] == [4096] * 4
         assert os.pread(fd, 4 * 4096, 0) == b"\5" * 4 * 4096
 
@@ -214,7 +235,6 @@ def test_stop_leaves_the_mount_to_a_successor(
     first = native()
     with opened(first.path) as fd, threads_on(first, 1) as threads:
         os.pread(fd, 10, 0)
-        first.remember_init()
         first.call("stop")
         assert first.process.wait(10) == 0
         job = threads.submit(os.pread, fd, 10, 0)

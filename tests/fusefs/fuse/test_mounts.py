@@ -170,6 +170,20 @@ def test_a_file_opened_for_sync_is_durable(any_channel: Serve, flags: int, durab
         assert (server.call("seen_fua") == [True] or flushed) is durable
 
 
+def test_a_durable_file_asks_for_stable_storage_each_time(any_channel: Serve) -> None:
+    server = any_channel(fault=True, fua=True)
+    server.call("watch_fua")
+    with opened(server.path) as fd:
+        for size in (512, 4096, 200 << 10):
+            assert os.pwrite(fd, b"x" * size, 4096) == size
+        changes = 3
+        if server.kind == "native":
+            assert fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 0, 8192) == 0
+            assert fallocate(fd, ZERO_RANGE, 512, 512) == 0
+            changes += 2
+    assert server.call("seen_fua") == [True] * changes
+
+
 # -- holes --------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from fusefs.fuse import abi, native
 from fusefs.fuse.abi import Opcode
-from fusefs.fuse.buffers import RequestBuffers
 from fusefs.fuse.native import NativeChannel
+from fusefs.fuse.slots import RequestSlots
 from pyscsi_init.device.fault import FaultDevice, Match
 from pyscsi_init.device.interface import BlockRequest, Operation
 from pyscsi_init.device.ram import RamDevice
@@ -29,10 +29,22 @@ BAD = MediumError("bad", sense_key=3, asc=0x11, ascq=0)
 SIZE = 8 << 20
 
 
+class HandTimer:
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class HandReactor:
     """Calls back when the test says so."""
 
     def __init__(self) -> None:
+        self.time = 1000.0
+        self.timers: list[HandTimer] = []
         self.reader: Callable[[], None] | None = None
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
@@ -41,8 +53,21 @@ class HandReactor:
     def remove_reader(self, fd: int) -> None:
         self.reader = None
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        callback()
+    def now(self) -> float:
+        return self.time
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> HandTimer:
+        timer = HandTimer(deadline, callback)
+        self.timers.append(timer)
+        return timer
+
+    def pass_time(self, seconds: float) -> None:
+        self.time += seconds
+        due = [timer for timer in self.timers if timer.deadline <= self.time]
+        self.timers = [timer for timer in self.timers if timer.deadline > self.time]
+        for timer in due:
+            if not timer.cancelled:
+                timer.callback()
 
     def turn(self) -> None:
         assert self.reader is not None, "nobody reads"
@@ -52,7 +77,7 @@ class HandReactor:
 class Kernel:
     """The other end of the descriptor."""
 
-    def __init__(self, *, slots: int = 8, any_alignment: bool = True) -> None:
+    def __init__(self, *, slots: int = 256, areas: int = 8, any_alignment: bool = True) -> None:
         self.socket, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 20)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 20)
@@ -62,9 +87,14 @@ class Kernel:
         self.reactor = HandReactor()
         self.ram = RamDevice(SIZE, any_alignment=any_alignment)
         self.fault = FaultDevice(self.ram)
-        self.buffers = RequestBuffers(slots)
-        self.channel = NativeChannel(self.reactor, ours.fileno(), self.fault, buffers=self.buffers)
+        self.slots = RequestSlots.create(slots, areas)
+        self.channel = NativeChannel(self.reactor, ours.fileno(), self.fault, slots=self.slots)
         self.unique = 0
+
+    def close(self) -> None:
+        self.socket.close()
+        self.ours.close()
+        self.slots.close()
 
     def ask(self, opcode: int, payload: bytes = b"", *, node: int = 2) -> int:
         self.unique += 2
@@ -96,8 +126,7 @@ def kernel() -> Iterator[Kernel]:
     kernel = Kernel()
     kernel.channel.start()
     yield kernel
-    kernel.socket.close()
-    kernel.ours.close()
+    kernel.close()
 
 
 def test_one_wake_up_takes_a_batch(kernel: Kernel) -> None:
@@ -138,21 +167,22 @@ def test_payloads_of_held_writes_stay_apart(kernel: Kernel) -> None:
         kernel.write(index << 20, bytes((index + 1,)) * (1 << 20))
         kernel.write((index + 4) << 20, bytes((index + 5,)) * 4096)
         kernel.reactor.turn()
-    assert kernel.buffers.kept == 4
+    assert len(kernel.slots.free_areas) == 8 - 1 - 4
     kernel.fault.release(order="lifo")
-    assert kernel.buffers.kept == 0
+    assert len(kernel.slots.free_areas) == 8 - 1
+    assert kernel.slots.kept == 0
     for index in range(8):
         assert kernel.ram._view[index << 20] == index + 1
         assert kernel.ram._view[(index << 20) + 4095] == index + 1
 
 
-def test_reading_pauses_when_every_slot_is_kept_and_goes_on() -> None:
-    kernel = Kernel(slots=3)
+def test_reading_pauses_when_every_area_is_kept_and_goes_on() -> None:
+    kernel = Kernel(areas=3)
     kernel.channel.start()
     kernel.fault.hold()
     uniques = [kernel.write(0, bytes(1 << 17)) for _ in range(5)]
     kernel.reactor.turn()
-    assert kernel.buffers.kept == 3
+    assert kernel.slots.kept == 3
     assert kernel.reactor.reader is None
     kernel.fault.clear()
     kernel.fault.release(1)
@@ -160,15 +190,13 @@ def test_reading_pauses_when_every_slot_is_kept_and_goes_on() -> None:
     kernel.fault.release()
     kernel.reactor.turn()
     assert sorted(answer[0] for answer in kernel.answers()) == uniques
-    assert kernel.buffers.kept == 0
-    kernel.socket.close()
-    kernel.ours.close()
+    assert kernel.slots.kept == 0
+    kernel.close()
 
 
-def test_reading_pauses_at_the_limit_of_requests(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native, "MAX_IN_FLIGHT", 10)
+def test_reading_pauses_when_every_slot_is_kept_and_goes_on() -> None:
+    kernel = Kernel(slots=10)
+    kernel.channel.start()
     kernel.fault.hold()
     for _ in range(15):
         kernel.read(0, 512)
@@ -181,15 +209,16 @@ def test_reading_pauses_at_the_limit_of_requests(
     kernel.fault.release()
     assert len(kernel.answers()) == 15
     assert kernel.channel.statistics.max_in_flight == 10
+    kernel.close()
 
 
 def test_reading_pauses_at_the_limit_of_bytes(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "MAX_IN_FLIGHT_BYTES", 100_000)
+    monkeypatch.setattr(native, "MAX_LARGE_BYTES", 200_000)
     kernel.fault.hold()
     for _ in range(6):
-        kernel.read(0, 40_000)
+        kernel.read(0, 80_000)
     kernel.reactor.turn()
     assert kernel.channel.statistics.in_flight == 3
     kernel.fault.clear()
@@ -204,12 +233,12 @@ def test_one_at_a_time_is_read_without_asking_twice(
     calls = 0
     real = os.readv
 
-    def counted(fd: int, buffers: tuple[memoryview]) -> int:
+    def counted(fd: int, buffers: tuple[memoryview, memoryview]) -> int:
         nonlocal calls
         calls += 1
         return real(fd, buffers)
 
-    monkeypatch.setattr(os, "readv", counted)
+    monkeypatch.setattr(native, "_readv", counted)
     for _ in range(160):
         kernel.read(0, 512)
         kernel.reactor.turn()
@@ -245,7 +274,7 @@ def test_errors_become_errno(kernel: Kernel, operation: Operation, size: int) ->
     kernel.reactor.turn()
     assert kernel.answers() == [(unique, errno.ENODATA, b"")]
     assert kernel.channel.statistics.errors == 1
-    assert kernel.buffers.kept == 0
+    assert kernel.slots.kept == 0
 
 
 def test_the_end_of_the_device(kernel: Kernel) -> None:
@@ -320,8 +349,7 @@ async def test_stop_answers_what_was_taken_and_leaves_the_rest() -> None:
         kernel.fault.release()
     assert [answer[0] for answer in kernel.answers()] == [taken]
     assert not kernel.channel.is_closed
-    kernel.socket.close()
-    kernel.ours.close()
+    kernel.close()
 
 
 @pytest.mark.anyio
@@ -339,8 +367,7 @@ async def test_cancellation_waits_for_the_answers() -> None:
         assert kernel.answers() == []
         kernel.fault.release()
     assert [answer[0] for answer in kernel.answers()] == [taken]
-    kernel.socket.close()
-    kernel.ours.close()
+    kernel.close()
 
 
 @pytest.mark.anyio
@@ -354,4 +381,4 @@ async def test_the_end_of_the_connection_is_told_once() -> None:
         kernel.reactor.turn()
     assert ends == [True]
     assert kernel.channel.is_closed
-    kernel.ours.close()
+    kernel.close()

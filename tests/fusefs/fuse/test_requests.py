@@ -28,13 +28,14 @@ class Kernel:
         self.answers: list[bytes] = []
         self.flushed: list[int] = []
         self.fallocated: list[tuple[int, int, int, int]] = []
+        self.agreed: list[abi.InitReply] = []
         ram = RamDevice(SIZE, read_only=read_only)
         self.plain = PlainRequests(
             BlockFile(ram),
             self.answers.append,
             self.flushed.append,
             lambda *what: self.fallocated.append(what),
-            init=None,
+            self.agreed.append,
         )
 
     def ask(self, opcode: int, payload: bytes = b"", node: int = FILE_ID) -> None:
@@ -65,26 +66,26 @@ def test_init_takes_what_both_can(kernel: Kernel) -> None:
     error, body = kernel.get(Opcode.INIT, init_in(), node=0)
     assert error == 0
     assert struct.unpack_from("=II", body) == (7, 38)
-    assert kernel.plain.init is not None
-    assert kernel.plain.init.flags == WANTED
-    assert kernel.plain.init.max_background == 128
-    assert kernel.plain.init.encode() == body
+    (agreed,) = kernel.agreed
+    assert agreed.flags == WANTED
+    assert agreed.max_background == 128
+    assert agreed.encode() == body
     few = abi.InitFlag.ASYNC_DIO | abi.InitFlag.MAX_PAGES
     kernel.get(Opcode.INIT, init_in(minor=31, flags=few), node=0)
-    assert kernel.plain.init.flags == few
-    assert kernel.plain.init.minor == 31
+    assert kernel.agreed[1].flags == few
+    assert kernel.agreed[1].minor == 31
 
 
 def test_init_of_a_kernel_that_is_too_old(kernel: Kernel) -> None:
     assert kernel.get(Opcode.INIT, init_in(minor=30))[0] == errno.EPROTO
-    assert kernel.plain.init is None
+    assert kernel.agreed == []
 
 
 def test_init_of_a_newer_major_version_is_asked_again(kernel: Kernel) -> None:
     error, body = kernel.get(Opcode.INIT, init_in(major=8, minor=0))
     assert error == 0
     assert struct.unpack_from("=I", body) == (7,)
-    assert kernel.plain.init is None
+    assert kernel.agreed == []
 
 
 def test_lookup(kernel: Kernel) -> None:

@@ -101,6 +101,8 @@ def test_mounts_in_mounts(either: Host, tmp_path: Path) -> None:
 
 def test_what_is_refused_on_both(either: Host, make_image: MakeImage, tmp_path: Path) -> None:
     device = either.loop_attach(make_image(32), block_size=512)
+    either.loop_follow(device.backing_file)
+    assert device in either.loop_list()
     with pytest.raises(InvalidSpec):
         either.mkfs(device.path, "ntfs")
     either.mkfs(device.path, "ext4")

@@ -122,6 +122,30 @@ def test_it_grows_with_its_file(host: LinuxHost, make_device: MakeDevice) -> Non
     assert grown.same_attachment(device)
 
 
+def test_each_over_a_file_follows_it_up_and_not_down(
+    host: LinuxHost, make_device: MakeDevice, make_image: MakeImage
+) -> None:
+    first, stranger = make_device(8), make_device(8)
+    second = host.loop_attach(first.backing_file, block_size=512)
+
+    def sizes() -> list[int]:
+        mine = (first, second, stranger)
+        found = {one.number: one.size_bytes // MIB for one in host.loop_list()}
+        return [found[one.number] for one in mine]
+
+    try:
+        for file in (first.backing_file, stranger.backing_file):
+            os.truncate(file, 24 * MIB)
+        host.loop_follow(first.backing_file)
+        assert sizes() == [24, 24, 8]
+        os.truncate(first.backing_file, 16 * MIB)
+        host.loop_follow(first.backing_file)
+        assert sizes() == [24, 24, 8]
+    finally:
+        host.loop_detach(second)
+    host.loop_follow(make_image(4))  # nothing lies over it
+
+
 def test_many_at_once_each_get_their_own(host: LinuxHost, make_image: MakeImage) -> None:
     images = [make_image(4) for _ in range(12)]
     found: list[LoopDevice] = []

@@ -65,6 +65,8 @@ def test_read_only_leaves_a_dirty_device_untouched(
     before = crashed.read_bytes()
     copy = host.loop_attach(str(crashed), block_size=512, read_only=True)
     try:
+        assert host.probe(copy.path).log_pending is (fstype != "xfs")
+        assert not host.probe(device.path).log_pending
         host.mount(copy.path, directory, fstype, read_only=True)
         try:
             assert Path(directory, "file").read_text() == "content"
@@ -92,6 +94,19 @@ def test_a_failed_mount_says_what_the_kernel_said(
     if os.access("/dev/kmsg", os.R_OK):
         assert device.path.removeprefix("/dev/") in caught.value.detail
         assert "kernel says" in str(caught.value)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("option", ["nonsense", "nonsense=1"])
+def test_an_option_that_the_filesystem_does_not_take(
+    host: LinuxHost, make_device: MakeDevice, directory: str, fstype: str, option: str
+) -> None:
+    device = make_device(300)
+    host.mkfs(device.path, fstype)
+    with pytest.raises(InvalidSpec, match=f"{fstype} does not take it.*nonsense") as caught:
+        host.mount(device.path, directory, fstype, options=["noatime", option])
+    assert caught.value.value == option
 
 
 @pytest.mark.root

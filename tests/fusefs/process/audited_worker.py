@@ -14,10 +14,12 @@ from typing import Any
 from fusefs.process import worker
 
 serving = False
+pid = os.getpid()
 
 
 def hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if serving and event in ("open", "import"):
+    # A child that the worker forks serves nothing and may open what it likes.
+    if serving and os.getpid() == pid and event in ("open", "import"):
         os.write(2, f"AUDIT {event} {arguments[0]!r}\n".encode())
 
 

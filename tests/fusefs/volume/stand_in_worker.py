@@ -4,7 +4,8 @@
 It speaks the real protocol (start document, ready pipe, control socket) and has no session and no
 FUSE. What it does beside that is told by words in the volume's name: ``refuse`` fails like a wrong
 LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the target is
-away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request. ``unit-N`` is the identity.
+away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request, ``mute`` does not know its
+capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from fusefs.process.control import ControlServer
 from fusefs.process.launch import READY_FD
 from fusefs.process.messages import StartDocument
 from fusefs.process.worker import Ready, read_document
-from pyscsi_init.errors import LunNotFound
+from pyscsi_init.errors import LunNotFound, NotReady
+
+SIZE = 1 << 30
 
 
 async def serve(document: StartDocument, ready: Ready) -> None:
@@ -33,6 +36,12 @@ async def serve(document: StartDocument, ready: Ready) -> None:
         if "deaf" in name:
             await anyio.sleep_forever()
         return {"recovering": "away" in name, "io": {"in_flight": 3 if "away" in name else 0}}
+
+    async def refresh_capacity(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "mute" in name:
+            raise NotReady("LUN 1 is not ready", sense_key=2, asc=4, ascq=0)
+        size = re.search(r"size-(\d+)", name)
+        return {"size_bytes": int(size[1]) if size else SIZE}
 
     async def stop(request: Mapping[str, Any]) -> Mapping[str, Any]:
         if "inuse" in name and not request.get("force"):
@@ -45,7 +54,8 @@ async def serve(document: StartDocument, ready: Ready) -> None:
             async for _ in signals:
                 over.set()
 
-    server = ControlServer(document.directory, {"status": status, "stop": stop})
+    handlers = {"status": status, "refresh-capacity": refresh_capacity, "stop": stop}
+    server = ControlServer(document.directory, handlers)
     server.open()
     async with anyio.create_task_group() as group:
         group.start_soon(server.serve)
@@ -60,7 +70,7 @@ async def serve(document: StartDocument, ready: Ready) -> None:
         elif "hang" not in name:
             unit = re.search(r"unit-\d+", name)
             identity = {"key": unit[0], "block_size": 512, "size_bytes": 1} if unit else {}
-            ready.ok({"block_size": 512, "size_bytes": 1 << 30, "identity": identity})
+            ready.ok({"block_size": 512, "size_bytes": SIZE, "identity": identity})
         await over.wait()
         group.cancel_scope.cancel()
     server.close()

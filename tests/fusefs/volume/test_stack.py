@@ -15,6 +15,7 @@ import pytest
 from fusefs.errors import CallFailed, ProcessUser, WorkerFailed
 from pyscsi_init.errors import LunNotFound
 from tests.fusefs.volume.bench import Bench
+from tests.support.logs import ExpectLogs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -66,6 +67,18 @@ async def test_attach_stops_at_the_loop_device(bench: Bench) -> None:
     assert bench.host.steps == MOUNT_STEPS[:3]
     assert (await bench.manager.detach("data")).clean
     bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_journal_that_is_not_replayed_is_told(
+    bench: Bench, expect_logs: ExpectLogs, read_only: bool
+) -> None:
+    bench.format()
+    bench.host.content(bench.file("data")).log_pending = True
+    if read_only:
+        expect_logs("volume data: its ext4 was not unmounted in order")
+    await bench.manager.mount(bench.spec(read_only=read_only), bench.mountpoint)
+    await bench.manager.umount("data")
 
 
 async def test_read_only_goes_all_the_way_down(bench: Bench) -> None:

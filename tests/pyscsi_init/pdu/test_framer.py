@@ -338,8 +338,8 @@ def test_a_large_pdu_by_single_bytes_is_not_quadratic() -> None:
     stream = wire([sent])
     fill(framer, stream[:48])
     assert framer.next_frame() is None
-    framer._view, kept = None, framer._view  # type: ignore[assignment]
+    framer.view, kept = None, framer.view  # type: ignore[assignment]
     looked = [framer.next_frame() for _ in range(1000)]
-    framer._view = kept
+    framer.view = kept
     assert looked == [None] * 1000
     assert feed(framer, stream[48:]) == [sent]

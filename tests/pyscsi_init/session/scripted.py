@@ -179,7 +179,7 @@ class Script:
     def feed(self, data: bytes, *, step: int = 0) -> None:
         """Bytes from the target, in pieces of ``step``, as long as there is a connection."""
         while data and self.machine.connection is not None:
-            buffer = self.machine.receive_buffer()
+            buffer = self.machine.receive_buffers()[0]
             count = min(len(buffer), len(data), step or len(data))
             buffer[:count] = data[:count]
             data = data[count:]
@@ -343,7 +343,7 @@ class Script:
             data_in=memoryview(buffer) if length else None,
             **kw,
         )
-        self.machine.submit(issued.task, self.now)
+        self.submit(issued.task)
         return issued
 
     def write(self, data: bytes | bytearray, *, lun: int = 0, **kw: Any) -> Issued:
@@ -357,8 +357,13 @@ class Script:
             data_out=memoryview(data),
             **kw,
         )
-        self.machine.submit(issued.task, self.now)
+        self.submit(issued.task)
         return issued
+
+    def submit(self, task: ScsiTask) -> None:
+        """As the one who owns the socket does it."""
+        if not self.machine.fast.start(task):
+            self.machine.submit(task, self.now)
 
     def manage(self, function: TaskManagementFunction, *, lun: int = 0, **kw: Any) -> Issued:
         """Send a task management request."""

@@ -312,7 +312,7 @@ def test_seq_014_a_status_that_comes_twice_is_told_once() -> None:
     first = script.response(script.one(ScsiCommand))
     script.send(first)
     assert read.done
-    script.machine.tasks._tag = first.initiator_task_tag - 1  # the tag comes round again
+    script.machine.tasks.last_tag = first.initiator_task_tag - 1  # the tag comes round again
     again = script.read(0)
     command = script.one(ScsiCommand)
     assert command.initiator_task_tag == first.initiator_task_tag

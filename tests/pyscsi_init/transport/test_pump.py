@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -59,6 +59,8 @@ class Wire(Script):
         assert len(found) == count
         return found
 
+    in_turn = False
+
     def answer(self, *pdus: object) -> None:
         """PDUs of the target, onto the wire."""
         self.peer.sendall(b"".join(b"".join(serialize(pdu)) for pdu in pdus))  # type: ignore[arg-type]
@@ -76,7 +78,7 @@ async def wired(settings: Settings | None = None, **keys: str) -> AsyncIterator[
         async with open_reactor() as reactor:
             script.now = reactor.now()
             script.machine.connect(script.now)
-            script.pump = Pump(reactor, script.sock, script.machine, script.settle)
+            script.pump = Pump(reactor, script.sock, script.machine, script)
             script.settle()
             while not script.events:
                 (request,) = await script.pdus(1)
@@ -155,15 +157,15 @@ async def test_a_busy_connection_gives_others_their_turn() -> None:
             original(count, now)
 
         script.machine.bytes_received = counted  # type: ignore[method-assign]
-        buffer: Callable[[], memoryview] = script.machine.receive_buffer
-        script.machine.receive_buffer = lambda: buffer()[:48]  # type: ignore[method-assign]
+        buffers = script.machine.receive_buffers
+        script.machine.receive_buffers = lambda: (buffers()[0][:48],)  # type: ignore[method-assign]
         settle = script.settle
 
         def settled() -> None:
             turns.append(0)
             settle()
 
-        script.pump._settle = settled
+        script.settle = settled  # type: ignore[method-assign]
         turns.append(0)
         script.answer(*(script.nop_in() for _ in range(100)))
         await until(lambda: sum(turns) >= 100)
@@ -194,7 +196,7 @@ async def test_the_end_in_the_login_phase() -> None:
     script.sock.setblocking(False)
     async with open_reactor() as reactor:
         script.machine.connect(reactor.now())
-        script.pump = Pump(reactor, script.sock, script.machine, script.settle)
+        script.pump = Pump(reactor, script.sock, script.machine, script)
         script.settle()
         script.peer.close()
         await until(lambda: script.events)

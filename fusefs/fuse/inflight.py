@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request that is complete in its slot to its answer: what is between kernel and device.
+
+Each slot has one block request, which is used again. Its completion writes the answer with one
+``write`` and clears the slot. Reading /dev/fuse is :mod:`fusefs.fuse.native`'s; where requests and
+their payload lie is :mod:`fusefs.fuse.slots`'.
+
+INVARIANT: a slot is cleared right after its answer was written, with nothing in between, see
+:mod:`fusefs.fuse.slots`. (tests: test_a_slot_is_cleared_after_its_answer_and_before_anything_else)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from pyscsi_init.device.interface import BlockRequest, Operation
+
+from . import abi
+from .abi import OUT_HEADER_LENGTH
+from .blockfile import BlockFile, run_steps
+from .buffers import LARGE, AnswerBuffer, AnswerBuffers
+from .channel import ChannelStatistics
+from .errno import errno_of
+from .slots import UNIQUE_WORD, WORDS, RequestSlots
+
+log = logging.getLogger(__name__)
+
+ENDED = (errno.ENODEV, errno.ECONNABORTED)
+"""The kernel has ended the connection."""
+
+_write = os.write
+# The layouts of abi.OUT_HEADER and of the answer to WRITE, in the machine's own alignment.
+_pack_out_into = struct.Struct("IiQ").pack_into
+_written = struct.Struct("IiQI4x")
+_pack_written = _written.pack
+_WRITTEN_LENGTH = _written.size
+
+
+class SlotRequest(BlockRequest):
+    """What the device is asked for the request in a slot; used again for each that comes there."""
+
+    __slots__ = ("answer", "area", "slot", "small", "small_size", "unique", "unique_word")
+
+    def __init__(self, slot: int) -> None:
+        super().__init__(Operation.FLUSH, 0, 0, None, _no_completion)
+        self.slot = slot
+        self.unique_word = slot * WORDS + UNIQUE_WORD
+        self.unique = 0
+        self.area = -1
+        """The big area that the request has kept; -1 for none."""
+        self.answer: AnswerBuffer | None = None
+        self.small = memoryview(b"")
+        """The first ``small_size`` bytes of the slot's small area."""
+        self.small_size = -1
+
+    def forget_memory(self) -> None:
+        """Let go of every buffer."""
+        self.buffer = self.answer = None
+        self.small_size = -1
+
+
+def _no_completion(_: BlockRequest) -> None:
+    raise AssertionError("a request was completed that was not submitted")
+
+
+class InFlight:
+    """The block requests of all slots, over the device of ``file``; answers go to ``fd``."""
+
+    def __init__(
+        self, fd: int, file: BlockFile, slots: RequestSlots, statistics: ChannelStatistics
+    ) -> None:
+        self.requests = [SlotRequest(slot) for slot in range(slots.count)]
+        self.large_bytes = 0
+        """What the reads above 64 KiB that are in flight ask for."""
+        self.landed: Callable[[], None] | None = None
+        """Called after each answer while somebody waits for one."""
+        self._fd = fd
+        self._file = file
+        self._fua = file.fua
+        self._slots = slots
+        self._words, self._free = slots.words, slots.free
+        self._statistics = statistics
+        self._buffers = AnswerBuffers()
+        self._pools = self._buffers.small_pools
+        self._submit = file.device.submit
+
+    def trim(self) -> None:
+        """Give back the memory of answers. Nothing may be in flight."""
+        for request in self.requests:
+            request.forget_memory()
+        self._buffers.trim()
+
+    # -- to the device --------------------------------------------------------------------------
+
+    def read(self, request: SlotRequest, offset: int, size: int) -> None:
+        """READ: ``size`` is not 0 and all within the device."""
+        pool = self._pools.get(size)
+        if pool:
+            answer = pool.pop()
+            request.buffer = answer.data
+        else:
+            answer = self._buffers.take(size)
+            request.buffer = answer.data if size == answer.capacity else answer.data[:size]
+            if size > LARGE:
+                self.large_bytes += size
+        request.answer = answer
+        request.operation = Operation.READ
+        request.offset = offset
+        request.length = size
+        request.fua = False
+        request.completion = self._read_done
+        self._submit(request)
+
+    def write(self, request: SlotRequest, payload: memoryview, offset: int, flags: int) -> None:
+        """WRITE of a payload in the slot's areas; ``flags`` are those of open(2)."""
+        request.operation = Operation.WRITE
+        request.offset = offset
+        request.length = len(payload)
+        request.buffer = payload
+        # O_DSYNC on a file opened for direct I/O: the kernel leaves the syncing to us.
+        request.fua = self._fua or flags & os.O_DSYNC != 0
+        request.completion = self._write_done
+        self._submit(request)
+
+    def flush(self, request: SlotRequest) -> None:
+        """FSYNC: make what was written stable."""
+        request.operation = Operation.FLUSH
+        request.offset = request.length = 0
+        request.buffer = None
+        request.fua = False
+        request.context = self._statistics.writes
+        request.completion = self._flush_done
+        self._submit(request)
+
+    def fallocate(self, request: SlotRequest, mode: int, offset: int, length: int) -> None:
+        """FALLOCATE: holes and zeros."""
+
+        def done(error: Exception | None) -> None:
+            self._statistics.discards += 1
+            request.error = error
+            self.answer(request)
+            if self.landed is not None:
+                self.landed()
+
+        try:
+            steps = self._file.fallocate(mode, offset, length)
+        except OSError as refusal:
+            done(refusal)
+        else:
+            run_steps(self._file.device, steps, done, fua=self._fua)
+
+    # -- to the kernel --------------------------------------------------------------------------
+    # Any: a completion gets the request that was submitted, and a check per I/O proves nothing.
+
+    def _read_done(self, request: Any) -> None:
+        answer, length = request.answer, request.length
+        if request.error is None:
+            whole = answer.whole
+            _pack_out_into(whole, 0, OUT_HEADER_LENGTH + length, 0, request.unique)
+            try:
+                if length == answer.capacity:
+                    _write(self._fd, whole)
+                else:
+                    _write(self._fd, whole[: OUT_HEADER_LENGTH + length])
+            except OSError as error:
+                _refused(error)
+            self._words[request.unique_word] = 0
+            self._free.append(request.slot)
+            statistics = self._statistics
+            statistics.reads += 1
+            statistics.bytes_read += length
+        else:
+            self.answer(request)
+        if length <= LARGE:
+            answer.pool.append(answer)
+        else:
+            self.large_bytes -= length
+            self._buffers.give_back(answer)
+        if self.landed is not None:
+            self.landed()
+
+    def _write_done(self, request: Any) -> None:
+        if request.error is None:
+            try:
+                written = _pack_written(_WRITTEN_LENGTH, 0, request.unique, request.length)
+                _write(self._fd, written)
+            except OSError as error:
+                _refused(error)
+            self._words[request.unique_word] = 0
+            self._free.append(request.slot)
+            if request.area >= 0:
+                self._slots.free_areas.append(request.area)
+                request.area = -1
+            statistics = self._statistics
+            statistics.writes += 1
+            statistics.bytes_written += request.length
+        else:
+            self.answer(request)
+        if self.landed is not None:
+            self.landed()
+
+    def _flush_done(self, request: Any) -> None:
+        statistics = self._statistics
+        statistics.flushes += 1
+        if request.error is None:
+            statistics.flushed_writes = max(statistics.flushed_writes, request.context)
+        self.answer(request)
+        if self.landed is not None:
+            self.landed()
+
+    def answer(self, request: Any) -> None:
+        """Tell success without a word more, or the error, and clear the slot."""
+        error = request.error
+        if error is None:
+            self.send(abi.reply(request.unique))
+        else:
+            self._statistics.errors += 1
+            number = error.errno if isinstance(error, OSError) else errno_of(error)
+            self.send(abi.error_reply(request.unique, number or errno.EIO))
+            request.error = None
+        self.clear(request)
+
+    def send(self, message: bytes) -> None:
+        """Write one answer or notification. Never raises: it runs in the device's completion."""
+        try:
+            _write(self._fd, message)
+        except OSError as error:
+            _refused(error)
+
+    def clear(self, request: SlotRequest) -> None:
+        """The request was answered: nothing of it is needed any more."""
+        self._words[request.unique_word] = 0
+        self._free.append(request.slot)
+        if request.area >= 0:
+            self._slots.free_areas.append(request.area)
+            request.area = -1
+
+
+def _refused(error: OSError) -> None:
+    """An answer was not taken. ENOENT: the request was taken back or answered before, or nothing
+    is cached to invalidate. ENODEV and ECONNABORTED: the connection ended, which the next read will
+    tell."""
+    if error.errno not in (errno.ENOENT, *ENDED):
+        log.error("an answer to the kernel was refused: %s", error)

@@ -35,8 +35,10 @@ def fuse(context: Context) -> Iterator[Level]:
     with contextlib.ExitStack() as stack:
         volume = stack.enter_context(attached(context, url, "bench"))
         served = {OURS: Peer(volume["loop"], (volume["worker_pid"],))}
+        needed = {subject for case in context.chosen(cases) for subject in subjects(case)}
         for kind in (QEMU, QEMU_SERIAL, NBDFUSE):
-            served[kind] = stack.enter_context(peer(context, kind, url))
+            if kind in needed:
+                served[kind] = stack.enter_context(peer(context, kind, url))
 
         def measure(case: Case, subject: str) -> dict[str, float]:
             it = served[subject]

@@ -102,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
             for name in ("target", "levels", "rounds", "seconds", "loop", "case", "grid")
         },
     )
+    if busy := machine.busy():
+        run.notes.append(busy)
     status = 0
     try:
         with workspace(run) as (directory, memory):

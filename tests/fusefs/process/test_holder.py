@@ -314,9 +314,11 @@ async def test_with_the_last_volume_everything_ends(held: Held) -> None:
 
 async def test_a_holder_that_nobody_uses_ends(held: Held) -> None:
     (held.run / "volumes" / "empty").mkdir()
+    (held.run / "volumes" / "empty" / "state.json").touch()
     holder, _ = (await held.client.status()).pid, None
     assert holder is not None
     await ended(holder)
+    (held.run / "volumes" / "empty" / "state.json").unlink()
     (held.run / "volumes" / "empty").rmdir()
 
 

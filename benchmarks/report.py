@@ -140,8 +140,8 @@ def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
         elif isinstance(value, list):
             text = ", ".join(map(str, value))
         else:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-        if text:
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        if text not in ("", "False"):
             found.append((name.replace("_mib", ", MiB"), text))
     return found
 

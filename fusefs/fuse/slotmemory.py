@@ -59,7 +59,8 @@ class SlotMemory:
     """A mapping of the memfd ``fd``, which belongs to this object from here on.
 
     Raises:
-        ValueError: the descriptor is something else, or of another version or layout.
+        ValueError: the descriptor is something else, or of another version or layout; it stays its
+            caller's.
     """
 
     def __init__(self, fd: int) -> None:

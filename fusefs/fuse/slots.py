@@ -21,9 +21,10 @@ INVARIANTS, at every instant, because SIGKILL may come between any two instructi
   later, a write that was answered could be done again over a newer one.
   (tests: test_a_slot_is_cleared_after_its_answer_and_before_anything_else)
 - ``location`` says where the rest of the message is: it is set to the landing area before the
-  read, and to the small area when the copy is complete. (tests: test_slots_under_kill.py)
+  read, and to the small area when the copy is complete. (tests: test_slots_at_each_step.py)
 - A page that the kernel may write a message to is in the page table of this process before the
   read (see ``populate_big_area``).
+  (tests: test_where_the_kernel_writes_is_in_memory_before_the_read)
 
 Both words are stored by one instruction. Who reads and answers is :mod:`fusefs.fuse.native`, whose
 hot path uses the lists in here directly.

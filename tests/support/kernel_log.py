@@ -26,6 +26,8 @@ TROUBLE = re.compile(
     re.IGNORECASE,
 )
 """Counted when the line also names one of the test's devices."""
+HARMLESS = re.compile(r"operation not supported error, dev")
+"""A disk without an optional command; the kernel asks once and does it another way."""
 HUNG = re.compile(r"INFO: task \S+ blocked for more than")
 """Counted always: such a line names a task, not a device."""
 
@@ -67,7 +69,8 @@ class KernelLog:
         return [
             line
             for line in self.lines()
-            if HUNG.search(line) or (about and about.search(line) and TROUBLE.search(line))
+            if HUNG.search(line)
+            or (about and about.search(line) and TROUBLE.search(line) and not HARMLESS.search(line))
         ]
 
     def check(self, *devices: str | Path) -> None:

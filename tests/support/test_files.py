@@ -124,7 +124,7 @@ def test_a_wrong_block_is_found_while_it_runs(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     directory.mkdir()
     workload = FileWorkload(directory, tmp_path / "journals", threads=1)
-    with pytest.raises(FilesWrong, match="while running"), workload:
+    with pytest.raises(FilesWrong, match="while running"), workload:  # noqa: PT012
         until(lambda: workload.done() > 50)
         deadline = time.monotonic() + 20
         while workload.running and time.monotonic() < deadline:

@@ -63,6 +63,7 @@ def test_a_filesystem_error_and_a_hung_task_are_found() -> None:
         "EXT4-fs (loop5): mounted filesystem with ordered data mode",
         "XFS (loop5): Starting recovery (logdev: internal)",
         "loop5: detected capacity change from 0 to 2097152",
+        "operation not supported error, dev loop5, sector 8776 op 0x9:(WRITE_ZEROES) flags 0x800",
         "I/O error, dev loop55, sector 0 op 0x1:(WRITE)",
     ]
 

@@ -1,124 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native channel against a pair of sockets that keep message borders, as /dev/fuse does.
 
-Here the test is the kernel and turns the reactor by hand, so that batches, limits and the order of
-answers are exact; test_mounts.py has the real kernel.
+Here the test is the kernel (fake_kernel.py); test_mounts.py has the real one.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import anyio
 import pytest
 
-from fusefs.fuse import abi, native
+from fusefs.fuse import NativeChannel, abi, make_channel, native
 from fusefs.fuse.abi import Opcode
-from fusefs.fuse.native import NativeChannel
-from fusefs.fuse.slots import RequestSlots
-from pyscsi_init.device.fault import FaultDevice, Match
+from pyscsi_init.device.fault import Match
 from pyscsi_init.device.interface import BlockRequest, Operation
-from pyscsi_init.device.ram import RamDevice
 from pyscsi_init.errors import MediumError
+from tests.fusefs.fuse.fake_kernel import SIZE, Kernel
 
 BAD = MediumError("bad", sense_key=3, asc=0x11, ascq=0)
-SIZE = 8 << 20
-
-
-class HandTimer:
-    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
-        self.deadline = deadline
-        self.callback = callback
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class HandReactor:
-    """Calls back when the test says so."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-        self.timers: list[HandTimer] = []
-        self.reader: Callable[[], None] | None = None
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        self.reader = callback
-
-    def remove_reader(self, fd: int) -> None:
-        self.reader = None
-
-    def now(self) -> float:
-        return self.time
-
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> HandTimer:
-        timer = HandTimer(deadline, callback)
-        self.timers.append(timer)
-        return timer
-
-    def pass_time(self, seconds: float) -> None:
-        self.time += seconds
-        due = [timer for timer in self.timers if timer.deadline <= self.time]
-        self.timers = [timer for timer in self.timers if timer.deadline > self.time]
-        for timer in due:
-            if not timer.cancelled:
-                timer.callback()
-
-    def turn(self) -> None:
-        assert self.reader is not None, "nobody reads"
-        self.reader()
-
-
-class Kernel:
-    """The other end of the descriptor."""
-
-    def __init__(self, *, slots: int = 256, areas: int = 8, any_alignment: bool = True) -> None:
-        self.socket, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 20)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 20)
-        ours.setblocking(False)
-        self.socket.setblocking(False)
-        self.ours = ours
-        self.reactor = HandReactor()
-        self.ram = RamDevice(SIZE, any_alignment=any_alignment)
-        self.fault = FaultDevice(self.ram)
-        self.slots = RequestSlots.create(slots, areas)
-        self.channel = NativeChannel(self.reactor, ours.fileno(), self.fault, slots=self.slots)
-        self.unique = 0
-
-    def close(self) -> None:
-        self.socket.close()
-        self.ours.close()
-        self.slots.close()
-
-    def ask(self, opcode: int, payload: bytes = b"", *, node: int = 2) -> int:
-        self.unique += 2
-        header = abi.IN_HEADER.pack(40 + len(payload), opcode, self.unique, node, 0, 0, 0, 0, 0)
-        self.socket.send(header + payload)
-        return self.unique
-
-    def read(self, offset: int, size: int) -> int:
-        return self.ask(Opcode.READ, abi.READ_IN.pack(0, offset, size, 0, 0, 0, 0))
-
-    def write(self, offset: int, data: bytes, flags: int = 0) -> int:
-        payload = abi.WRITE_IN.pack(0, offset, len(data), 0, 0, flags, 0) + data
-        return self.ask(Opcode.WRITE, payload)
-
-    def answers(self) -> list[tuple[int, int, bytes]]:
-        found: list[tuple[int, int, bytes]] = []
-        while True:
-            try:
-                answer = self.socket.recv(2 << 20)
-            except BlockingIOError:
-                return found
-            length, error, unique = struct.unpack_from("=IiQ", answer)
-            assert length == len(answer)
-            found.append((unique, -error, answer[16:]))
 
 
 @pytest.fixture
@@ -382,3 +285,25 @@ async def test_the_end_of_the_connection_is_told_once() -> None:
     assert ends == [True]
     assert kernel.channel.is_closed
     kernel.close()
+
+
+@pytest.mark.anyio
+async def test_slots_of_its_own_end_with_the_channel() -> None:
+    kernel = Kernel()
+    channel = NativeChannel(kernel.reactor, kernel.ours.fileno(), kernel.ram)
+    fd = channel.slots.fd
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(channel.serve)
+        kernel.read(0, 512)
+        kernel.reactor.turn()
+        channel.stop()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+    assert len(kernel.answers()) == 1
+    assert channel.statistics.reads == 1
+    kernel.close()
+
+
+def test_libfuse_has_no_use_for_slots(kernel: Kernel) -> None:
+    with pytest.raises(ValueError, match="request slots"):
+        make_channel("pyfuse3", 0, kernel.ram, reactor=kernel.reactor, slots=kernel.slots)

@@ -5,7 +5,8 @@ It speaks the real protocol (start document, ready pipe, control socket) and has
 FUSE. What it does beside that is told by words in the volume's name: ``refuse`` fails like a wrong
 LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the target is
 away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request, ``mute`` does not know its
-capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked for.
+capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked for,
+``large`` has twice the usual one from the start.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ async def serve(document: StartDocument, ready: Ready) -> None:
             os._exit(7)
         elif "hang" not in name:
             unit = re.search(r"unit-\d+", name)
-            identity = {"key": unit[0], "block_size": 512, "size_bytes": 1} if unit else {}
-            ready.ok({"block_size": 512, "size_bytes": SIZE, "identity": identity})
+            size = 2 * SIZE if "large" in name else SIZE
+            identity = {"key": unit[0], "block_size": 512, "size_bytes": size} if unit else {}
+            ready.ok({"block_size": 512, "size_bytes": size, "identity": identity})
         await over.wait()
         group.cancel_scope.cancel()
     server.close()

@@ -339,7 +339,7 @@ class FakeHost(FakeState, Host):
     def process_group_command(self) -> list[str]:
         return []
 
-    def leave_process_group(self, pid: int) -> list[str]:
+    def set_process_apart(self, pid: int) -> list[str]:
         return []
 
     def remove_process_group(self) -> None:

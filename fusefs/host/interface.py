@@ -277,11 +277,12 @@ class Host(ABC):
     @abstractmethod
     def process_group_command(self) -> list[str]:
         """The beginning of a command line that starts the rest in a control group of its own; empty
-        where it is to be moved by ``leave_process_group``."""
+        where it is to be moved by ``set_process_apart``."""
 
     @abstractmethod
-    def leave_process_group(self, pid: int) -> list[str]:
-        """Move a process out of its starter's control group; what could not be done, in words."""
+    def set_process_apart(self, pid: int) -> list[str]:
+        """Move a process out of its starter's control group; what could not be done, in words. The
+        OOM killer is kept away from it too, where that is allowed."""
 
     @abstractmethod
     def remove_process_group(self) -> None:

@@ -210,7 +210,8 @@ class LinuxHost(Host):
         return process_group.command()
 
     @blocking
-    def leave_process_group(self, pid: int) -> list[str]:
+    def set_process_apart(self, pid: int) -> list[str]:
+        process.spare(pid)
         return process_group.leave(pid)
 
     @blocking

@@ -10,6 +10,7 @@ is returned, with the reason, for `doctor` and `status` to say.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -82,6 +83,12 @@ def protect(
         except OSError as fault:
             refusals.append(_refusal(f"oom_score_adj {oom_score_adj}", fault, "CAP_SYS_RESOURCE"))
     return refusals
+
+
+def spare(pid: int) -> None:
+    """Keep the OOM killer away from another process of ours, where that is allowed."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(DATA_PATH_OOM_SCORE_ADJ))
 
 
 def _lock_memory() -> list[Refusal]:

@@ -281,7 +281,7 @@ class HolderClient:
             spawn_holder(
                 configuration,
                 prefix=self._host.process_group_command(),
-                before=self._host.leave_process_group,
+                before=self._host.set_process_apart,
             )
 
         try:

@@ -370,11 +370,11 @@ class FileWorkload:
             raise FilesWrong("\n".join(problems))
 
     def stalls(self, moments: Sequence[float]) -> list[float]:
-        """For each moment of the monotonic clock the longest operation that it fell into, in
-        seconds; 0 where it fell into none."""
+        """For each moment of the monotonic clock the longest operation, in seconds, that was under
+        way then or began within the next tenth of a second: what a loss at that moment cost."""
         times = [pair for path in self.journals.iterdir() for pair in read_journal(path)[2]]
         return [
-            max((end - begin for begin, end in times if begin <= moment <= end), default=0.0)
+            max((end - begin for begin, end in times if begin - 0.1 <= moment <= end), default=0.0)
             for moment in moments
         ]
 

@@ -82,14 +82,20 @@ def test_the_newest_write_stays(
         assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
 
 
-def test_a_target_whose_reset_is_no_barrier_is_found_out(volumes: Volumes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_a_target_whose_reset_is_no_barrier_is_found_out(
+    volumes: Volumes, tmp_path: Path, loss: str
+) -> None:
     """The test above can fail: this target answers the reset while it still has the write."""
     with holding_python(tmp_path, reset_waits_for_writes=False) as target:
         volume = volumes.attach(target.url, name="v", settings=QUICK)
         target.hold(OFFSET, OFFSET + BLOCK)
         first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)
         target.wait_held()
-        target.cut()
+        if loss == "cut":
+            target.cut()
+        else:
+            kill_worker(target, volumes)
         first.join()
         write_direct(volume.loop, OFFSET, b"2" * BLOCK)
         target.release()

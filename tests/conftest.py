@@ -36,6 +36,9 @@ settings.load_profile(
 
 SESSION_MARK = processes.mark_session()
 
+# The processes of the tests stay where the tests run: whoever limits those limits these too.
+os.environ.setdefault("PYSCSI_INIT_CGROUP", "off")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (

@@ -35,6 +35,7 @@ COMMANDS = {
     "detach": "volumes",
     "mount": "volumes",
     "umount": "volumes",
+    "upgrade": "upgrade",
     "resize": "resize",
     "status": "status",
     "doctor": "doctor",

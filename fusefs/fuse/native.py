@@ -128,6 +128,8 @@ class NativeChannel(Channel):
         self._device.size_changed.append(self._size_changed)
         self._replaying = True
         self._in_flight.landed = self._landed
+        if self.slots.init is not None:
+            self._size_changed(self._size)  # as it may have, since the predecessor told
         for outstanding in self.slots.outstanding():
             self._replay(outstanding.slot)
         self._landed()  # again, as what is answered at once does not say so

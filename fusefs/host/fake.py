@@ -336,6 +336,15 @@ class FakeHost(FakeState, Host):
         with self._step("protect_process"):
             return list(self.refusals)
 
+    def process_group_command(self) -> list[str]:
+        return []
+
+    def leave_process_group(self, pid: int) -> list[str]:
+        return []
+
+    def remove_process_group(self) -> None:
+        pass
+
     def start_container(
         self,
         argv: Sequence[str],

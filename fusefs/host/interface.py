@@ -275,6 +275,19 @@ class Host(ABC):
         """Protect the calling process from memory pressure; what was refused, and why."""
 
     @abstractmethod
+    def process_group_command(self) -> list[str]:
+        """The beginning of a command line that starts the rest in a control group of its own; empty
+        where it is to be moved by ``leave_process_group``."""
+
+    @abstractmethod
+    def leave_process_group(self, pid: int) -> list[str]:
+        """Move a process out of its starter's control group; what could not be done, in words."""
+
+    @abstractmethod
+    def remove_process_group(self) -> None:
+        """Remove the control group of our processes, if none is in it any more."""
+
+    @abstractmethod
     def start_container(
         self,
         argv: Sequence[str],

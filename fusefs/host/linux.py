@@ -22,6 +22,7 @@ from fusefs.host import (
     mounts,
     probe,
     process,
+    process_group,
 )
 from fusefs.host.blocking import blocking
 from fusefs.host.container import Bind, Container
@@ -204,6 +205,15 @@ class LinuxHost(Host):
         return process.protect(
             io_flusher=io_flusher, lock_memory=lock_memory, oom_score_adj=oom_score_adj
         )
+
+    def process_group_command(self) -> list[str]:
+        return process_group.command()
+
+    def leave_process_group(self, pid: int) -> list[str]:
+        return process_group.leave(pid)
+
+    def remove_process_group(self) -> None:
+        process_group.remove()
 
     @blocking
     def start_container(

@@ -10,14 +10,18 @@ INVARIANT: after ``open()`` nothing here imports, opens a file, or waits for a p
 because the file system that such a thing might need may be the one this process serves
 (tests/fusefs/process/test_worker.py).
 
+A request may bring descriptors, and an answer too (SCM_RIGHTS): the handler finds them under
+``DESCRIPTORS`` in the request, takes what it keeps out of the list, and puts those that are to go
+with the answer under the same word of its result; those are closed when they were sent.
+
 It knows no request by name: the handlers do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from fusefs.process import places
 from fusefs.process.messages import (
     MAX_LINE_BYTES,
     BadMessage,
@@ -32,11 +37,19 @@ from fusefs.process.messages import (
     encode_error,
     encode_line,
 )
+from fusefs.process.packets import (
+    MAX_DESCRIPTORS,
+    BadPacket,
+    close_all,
+    peer_of,
+    receive_with_descriptors,
+    send_with_descriptors,
+)
 
-SOCKET_NAME = "control.sock"
+SOCKET_NAME = places.CONTROL_SOCKET
 MAX_CONNECTIONS = 16
 IDLE_SECONDS = 60.0
-_UCRED = struct.Struct("iII")
+DESCRIPTORS = "descriptors"
 _CHUNK = 4096
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -67,7 +80,7 @@ def directory_socket_path(descriptor: int) -> str:
 
     sun_path has 108 bytes and a volume's directory may be longer; this form never is.
     """
-    return f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+    return places.through(descriptor, SOCKET_NAME)
 
 
 class ControlServer:
@@ -124,50 +137,64 @@ class ControlServer:
                 group.start_soon(self._serve_connection, connection)
 
     def _is_allowed(self, connection: socket.socket) -> bool:
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        _pid, uid, _gid = _UCRED.unpack(raw)
-        return uid in self._allowed_uids
+        return peer_of(connection)[1] in self._allowed_uids
 
     async def _serve_connection(self, connection: socket.socket) -> None:
         protocol = ControlConnection()
+        descriptors: list[int] = []
         try:
             while True:
                 with anyio.fail_after(IDLE_SECONDS):
-                    data = await _receive(connection)
+                    data = await _receive(connection, descriptors)
                 if not data:
                     return
                 for request in protocol.receive(data):
-                    reply = await self._answer(request)
-                    with anyio.fail_after(IDLE_SECONDS):
-                        await _send(connection, encode_line(reply))
-        except (OSError, TimeoutError, BadMessage):
+                    request[DESCRIPTORS] = descriptors
+                    reply, going = await self._answer(request)
+                    with contextlib.ExitStack() as sent:
+                        sent.callback(close_all, going)
+                        with anyio.fail_after(IDLE_SECONDS):
+                            await _send(connection, encode_line(reply), going)
+        except (OSError, TimeoutError, BadMessage, BadPacket):
             return
         finally:
+            close_all(descriptors)
             connection.close()
             self._connections -= 1
 
-    async def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         handler = self._handlers.get(str(request.get("request")))
         try:
             if handler is None:
-                return {"ok": False, "error": {"class": "", "message": "unknown request"}}
-            return {"ok": True, "result": dict(await handler(request))}
+                return {"ok": False, "error": {"class": "", "message": "unknown request"}}, []
+            result = dict(await handler(request))
         except Exception as error:  # told to the peer; the data path goes on
-            return {"ok": False, "error": encode_error(error)}
+            return {"ok": False, "error": encode_error(error)}, []
+        named: dict[str, int] = result.pop(DESCRIPTORS, {})
+        if named:
+            result[DESCRIPTORS] = list(named)
+        return {"ok": True, "result": result}, list(named.values())
 
 
-async def _receive(connection: socket.socket) -> bytes:
+async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
     while True:
         try:
-            return connection.recv(_CHUNK)
+            data, received = receive_with_descriptors(connection, _CHUNK)
         except BlockingIOError:
             await anyio.wait_readable(connection)
+            continue
+        if len(descriptors) + len(received) > MAX_DESCRIPTORS:
+            close_all(received)
+            raise BadPacket("too many descriptors")
+        descriptors += received
+        return data
 
 
-async def _send(connection: socket.socket, data: bytes) -> None:
+async def _send(connection: socket.socket, data: bytes, descriptors: list[int]) -> None:
     view = memoryview(data)
     while view:
         try:
-            view = view[connection.send(view) :]
+            view = view[send_with_descriptors(connection, view, descriptors) :]
+            descriptors = []
         except BlockingIOError:
             await anyio.wait_writable(connection)

@@ -42,7 +42,7 @@ def session_facts(session: Session) -> dict[str, Any]:
 
 
 def ready_facts(
-    device: BlockDevice, *, fuse_connection: int, refusals: Sequence[Refusal]
+    device: BlockDevice, fuse_connection: int, refusals: Sequence[Refusal]
 ) -> dict[str, Any]:
     """The facts of the ``ready`` document."""
     facts: dict[str, Any] = {

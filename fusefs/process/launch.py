@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting a worker, waiting for its word, and ending it, without ever hitting another process.
+"""Starting a holder, waiting for a worker's word, and ending one, without ever hitting another
+process.
 
-A worker is started with posix_spawn in a session of its own, so that Ctrl-C at the terminal reaches
+A holder is started with posix_spawn in a session of its own, so that Ctrl-C at the terminal reaches
 the command alone. Its environment is a short list, its arguments are fixed, its input is a pipe
-with one document: a secret is in none of the places that others can read. Once it runs it is held
-by a pidfd; a process number is only believed together with the start time that belongs to it.
+with its configuration: a secret is in none of the places that others can read. A worker is held by
+a pidfd; a process number is only believed together with the start time that belongs to it.
 
 It does not know what a worker does.
 """
@@ -12,12 +13,11 @@ It does not know what a worker does.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import select
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,18 @@ import anyio
 import fusefs
 import pyscsi_init
 from fusefs.errors import WorkerFailed
+from fusefs.process import places
 from fusefs.process.messages import (
     MAX_LINE_BYTES,
     BadMessage,
-    StartDocument,
     decode_error,
     decode_line,
 )
+from fusefs.process.pids import WorkerIdentity, open_pidfd, reap
 
-READY_FD = 3
-WORKER_MODULE = "fusefs.process.worker"
+CONTROL_FD = 3
+HOLDER_MODULE = "fusefs.process.holder"
+ZYGOTE_MODULE = "fusefs.process.zygote"
 READY_GRACE_S = 5.0
 """The worker keeps its own deadline and undoes what it did; this much later it counts as hung."""
 UNDO_SECONDS = 15.0
@@ -44,62 +46,6 @@ UNDO_SECONDS = 15.0
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 
 ProgressCallback = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
-    """A process, told apart from a later one with the same number by its start time."""
-
-    pid: int
-    start_time: int
-
-
-def start_time_of(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when it is gone.
-
-    Its state is not asked: a main thread that has ended looks like a zombie while other threads
-    still run. Only a pidfd tells when all of a process has ended.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    # The name in parentheses may hold anything; the fields after it are plain.
-    return int(text.rpartition(")")[2].split()[19])
-
-
-def reap(pid: int) -> None:
-    """Collect the exit status, should the process be our child and dead."""
-    with contextlib.suppress(ChildProcessError, OSError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def is_alive(worker: WorkerIdentity) -> bool:
-    """Whether that very process, or a thread of it, is still there."""
-    descriptor = open_pidfd(worker)
-    if descriptor is None:
-        return False
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        has_ended = bool(poll.poll(0))
-    finally:
-        os.close(descriptor)
-    if has_ended:
-        reap(worker.pid)
-    return not has_ended
-
-
-def open_pidfd(worker: WorkerIdentity) -> int | None:
-    """A pidfd of that very process, or None when it is gone."""
-    try:
-        descriptor = os.pidfd_open(worker.pid)
-    except ProcessLookupError:
-        return None
-    if start_time_of(worker.pid) != worker.start_time:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 async def wait_for_end(worker: WorkerIdentity, timeout_s: float) -> bool:
@@ -129,7 +75,8 @@ async def signal_and_wait(worker: WorkerIdentity, number: int, timeout_s: float)
     return await wait_for_end(worker, timeout_s)
 
 
-def _environment() -> dict[str, str]:
+def code_of_this_process() -> dict[str, Any]:
+    """Interpreter, folders and environment: what makes another process run this very code."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -137,46 +84,63 @@ def _environment() -> dict[str, str]:
         or (name.startswith("PYSCSI_INIT_") and "SECRET" not in name and "PASSWORD" not in name)
     }
     roots = [str(Path(str(module.__path__[0])).parent) for module in (fusefs, pyscsi_init)]
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(roots))
-    return environment
+    return {
+        "python": sys.executable,
+        "roots": list(dict.fromkeys(roots)),
+        "environment": environment,
+    }
 
 
-def _spawn(document: bytes, log: Path, arguments: tuple[str, ...]) -> tuple[WorkerIdentity, int]:
-    """Start the process, hand it the document, return it and the end of its ready pipe."""
+def spawn_holder(
+    configuration: Mapping[str, Any],
+    *,
+    control: int = -1,
+    prefix: Sequence[str] = (),
+    before: Callable[[int], Sequence[str]] | None = None,
+) -> None:
+    """Start a holder and wait until it is on its own; blocks for as long as Python starts.
+
+    ``control`` is the connection to a zygote that it goes on with. ``prefix`` is a command that
+    starts another one. ``before`` gets the process number when nothing has been done yet, and says
+    what of its business could not be done.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    values = dict(configuration)
     with contextlib.ExitStack() as ours:
-
-        def pipe() -> tuple[int, int]:
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            ours.callback(os.close, read_end)
-            ours.callback(os.close, write_end)
-            return read_end, write_end
-
-        input_read, input_write = pipe()
-        ready_read, ready_write = pipe()
-        log_fd = os.open(
-            log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        ours.callback(os.close, log_fd)
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", *arguments],
-            _environment(),
-            file_actions=[
+        input_read, input_write = os.pipe2(os.O_CLOEXEC)
+        ours.callback(os.close, input_read)
+        with contextlib.ExitStack() as writing:
+            writing.callback(os.close, input_write)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            log = os.open(Path(values["run"]) / places.LOG_NAME, flags, 0o600)
+            ours.callback(os.close, log)
+            actions: list[Any] = [
                 (os.POSIX_SPAWN_DUP2, input_read, 0),
-                (os.POSIX_SPAWN_DUP2, log_fd, 1),
-                (os.POSIX_SPAWN_DUP2, log_fd, 2),
-                (os.POSIX_SPAWN_DUP2, ready_write, READY_FD),
-            ],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=(signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
-        )
-        started = start_time_of(pid)
-        # A pipe takes this much without a reader (MAX_LINE_BYTES), so this does not block.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(input_write, document)
-        # The descriptor below is the caller's; the one in the stack is closed with the rest.
-        return WorkerIdentity(pid, started if started is not None else -1), os.dup(ready_read)
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ]
+            if control >= 0:
+                actions.append((os.POSIX_SPAWN_DUP2, control, CONTROL_FD))
+            arguments = [*prefix, values["python"], "-P", "-m", HOLDER_MODULE]
+            pid = os.posix_spawnp(
+                arguments[0],
+                arguments,
+                {**values["environment"], "PYTHONPATH": os.pathsep.join(values["roots"])},
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
+            )
+            if before is not None:
+                values["notes"] = list(before(pid))
+            data = json.dumps(values).encode()
+            with contextlib.suppress(BrokenPipeError):
+                while data:
+                    data = data[os.write(input_write, data) :]
+        # It goes on in a child of its own, which is nobody's to wait for.
+        os.waitpid(pid, 0)
 
 
 class StartedWorker:
@@ -262,19 +226,3 @@ class StartedWorker:
         with anyio.CancelScope(shield=True):
             if not await signal_and_wait(self.identity, signal.SIGTERM, UNDO_SECONDS):
                 await signal_and_wait(self.identity, signal.SIGKILL, UNDO_SECONDS)
-
-
-def start_worker(
-    document: StartDocument, log: Path, *, arguments: tuple[str, ...] = (WORKER_MODULE,)
-) -> StartedWorker:
-    """Start a worker process; short, and safe on the event loop's thread.
-
-    Raises:
-        WorkerFailed: it could not be started.
-    """
-    name = document.spec.name
-    try:
-        identity, ready_fd = _spawn(document.encode(), log, arguments)
-    except (OSError, ValueError) as error:
-        raise WorkerFailed(name, f"it could not be started: {error}") from error
-    return StartedWorker(name, identity, ready_fd, log)

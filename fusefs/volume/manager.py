@@ -24,14 +24,15 @@ from fusefs.errors import (
     VolumeError,
 )
 from fusefs.host import Host
-from fusefs.process.launch import StartedWorker, start_worker
-from fusefs.process.messages import StartDocument
+from fusefs.process.exchange import HeldFacts
+from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
-from fusefs.volume import checks, isids, status
+from fusefs.volume import checks, isids, listing, status
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.locks import file_lock, is_locked
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
+from fusefs.volume.replacement import UpgradeReport, replace_worker
 from fusefs.volume.resize import ResizeReport, resize
 from fusefs.volume.stack import Composition, ProgressCallback, compose
 from fusefs.volume.state import (
@@ -50,8 +51,6 @@ from pyscsi_init.secret import Chap
 LOCK_SECONDS = 10.0
 IDENTITY_LOCK_SECONDS = 60.0
 
-Launcher = Callable[[StartDocument, Path], StartedWorker]
-
 
 class VolumeManager:
     """Use it from any task; calls for different volumes run at the same time."""
@@ -63,16 +62,17 @@ class VolumeManager:
         state_dir: Path | str | None = None,
         *,
         lock_timeout_s: float = LOCK_SECONDS,
-        launch: Launcher = start_worker,
+        holder: HolderClient | None = None,
     ) -> None:
         """Nothing is touched before the first call.
 
-        ``lock_timeout_s`` is how long a call waits for another one on the same volume.
+        ``lock_timeout_s`` is how long a call waits for another one on the same volume. ``holder``
+        is whom to ask for the workers, if not the usual one of the run directory.
         """
         self._host = host
         self._directories = Directories(run_dir, state_dir)
         self._lock_timeout_s = lock_timeout_s
-        self._launch = launch
+        self._holder = holder or HolderClient(self._directories.run, host)
 
     # -- from the wire up -------------------------------------------------------------------------
 
@@ -137,7 +137,6 @@ class VolumeManager:
             volume = Composition(
                 self._pieces(state),
                 state_directory=str(self._directories.state),
-                launch=self._launch,
                 chap=chap,
                 isid=isid,
                 progress=progress,
@@ -228,7 +227,9 @@ class VolumeManager:
         With ``force`` it ends whatever its state; the report says what may be lost.
         Cancellation: between two steps; calling again goes on.
         """
-        name = await self._resolve(str(name_or_dir))
+        name = await host_call(
+            functools.partial(listing.resolve, self._directories, str(name_or_dir))
+        )
         async with self._lock(name):
             return await self._end(name, force, mounted=True)
 
@@ -266,7 +267,7 @@ class VolumeManager:
     async def status(self) -> list[VolumeStatus]:
         """Every volume of this node, by name. Never waits for a target or a lock."""
         found: list[VolumeStatus] = []
-        for name in await host_call(self._names):
+        for name in await host_call(functools.partial(listing.names, self._directories)):
             try:
                 found.append(await self.get(name))
             except NoSuchVolume:
@@ -286,6 +287,27 @@ class VolumeManager:
         locked = await host_call(functools.partial(is_locked, self._directories.lock(name)))
         return await status.look(volume, being_worked_on=locked)
 
+    # -- newer code -------------------------------------------------------------------------------
+
+    async def upgrade(self, name: str) -> UpgradeReport:
+        """Replace the volume's worker by one of the present zygote, without an I/O error.
+
+        Raises:
+            NoSuchVolume: there is none of this name.
+            NotAllowed: it is served by libfuse; nothing was done.
+            WorkerFailed: it has no worker, its target is away (nothing was done then), or the
+                successor does not serve.
+
+        Cancellation: the worker is followed by a successor in any case.
+        """
+        async with self._lock(name):
+            return await replace_worker(await self._existing(name))
+
+    @property
+    def holder(self) -> HolderClient:
+        """The holder of this run directory: to ask, and to replace by newer code."""
+        return self._holder
+
     # -- inside -----------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -302,36 +324,18 @@ class VolumeManager:
         async with file_lock(path, real, self._lock_timeout_s):
             yield
 
-    def _pieces(self, state: VolumeState) -> Pieces:
-        return Pieces(self._host, self._directories.volume(state.name), state)
+    def _pieces(self, state: VolumeState, held: HeldFacts | None = None) -> Pieces:
+        paths = self._directories.volume(state.name)
+        return Pieces(self._host, paths, state, self._holder, held)
 
     async def _existing(self, name: str) -> Pieces:
         paths = self._directories.volume(name)
         state = await host_call(functools.partial(load_state, paths.state))
         if state is None:
             raise NoSuchVolume(name)
-        return Pieces(self._host, paths, state)
-
-    def _names(self) -> list[str]:
-        try:
-            entries = sorted(self._directories.volumes.iterdir())
-        except FileNotFoundError:
-            return []
-        return [checks.name_of_directory(entry) for entry in entries if entry.is_dir()]
-
-    async def _states(self) -> list[VolumeState]:
-        def load() -> list[VolumeState]:
-            found = []
-            for name in self._names():
-                try:
-                    state = load_state(self._directories.volume(name).state)
-                except StateUnreadable:
-                    continue
-                if state is not None:
-                    found.append(state)
-            return found
-
-        return await host_call(load)
+        volume = self._pieces(state)
+        await volume.ask_the_holder()
+        return volume
 
     async def _refuse_taken_name(self, spec: VolumeSpec) -> None:
         """Refuse a name that is in use; clear what an attempt that was cut off left behind it."""
@@ -356,11 +360,15 @@ class VolumeManager:
     async def _refuse_conflict(
         self, state: VolumeState, same: Callable[[VolumeState, VolumeState], bool]
     ) -> None:
-        for other in await self._states():
+        states = await host_call(functools.partial(listing.states, self._directories))
+        held = (await self._holder.status()).volumes if states else {}
+        for other in states:
             if other.name == state.name or (other.spec.read_only and state.spec.read_only):
                 continue
             # Before its own admission a volume takes nothing: of two at once the first one wins.
-            if other.phase == "logging-in" or not self._pieces(other).worker_is_alive():
+            if other.phase == "logging-in":
+                continue
+            if not self._pieces(other, held.get(other.name)).is_served():
                 continue
             if same(state, other):
                 raise AlreadyAttached(state.name, other=other.name)
@@ -371,15 +379,3 @@ class VolumeManager:
         async with file_lock(path, state.name, IDENTITY_LOCK_SECONDS):
             await self._refuse_conflict(state, checks.same_unit)
             yield
-
-    async def _resolve(self, name_or_dir: str) -> str:
-        states = await self._states()
-        names = await host_call(self._names)
-        if name_or_dir in names:
-            return name_or_dir
-        path = await host_call(functools.partial(checks.resolve_parent, name_or_dir))
-        real = await host_call(functools.partial(os.path.realpath, path))
-        for state in states:
-            if state.mountpoint in (path, real):
-                return state.name
-        raise NoSuchVolume(name_or_dir)

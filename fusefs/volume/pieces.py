@@ -17,10 +17,15 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fusefs.errors import DeviceBusy, HostError, VolumeError
+import anyio
+
+from fusefs.errors import DeviceBusy, HostError, VolumeError, WorkerFailed
 from fusefs.host import Host, LoopDevice, MountEntry
 from fusefs.process.client import ControlClient
-from fusefs.process.launch import WorkerIdentity, is_alive, signal_and_wait, wait_for_end
+from fusefs.process.exchange import HeldFacts
+from fusefs.process.holder_client import HolderClient
+from fusefs.process.launch import signal_and_wait, wait_for_end
+from fusefs.process.pids import WorkerIdentity, is_alive
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.paths import VolumePaths
 from fusefs.volume.state import VolumeState, boot_id, save_state
@@ -33,6 +38,9 @@ T = TypeVar("T")
 STOP_SECONDS = 20.0
 """After its answer to ``stop`` a worker logs out, which has a limit of its own far below this."""
 KILL_SECONDS = 10.0
+SUCCESSOR_SECONDS = 10.0
+"""How long a command waits for a worker that is to take over from a dead one."""
+PAUSE_S = 0.02
 
 
 def loop_from_json(values: Mapping[str, Any]) -> LoopDevice | None:
@@ -49,12 +57,22 @@ def loop_to_json(device: LoopDevice) -> dict[str, Any]:
 
 
 class Pieces:
-    """One volume's pieces. ``state`` is replaced by each :meth:`save`."""
+    """One volume's pieces. ``state`` is replaced by each :meth:`save`, ``held`` by each
+    :meth:`ask_the_holder`: it is what the holder says, None where it does not know the volume."""
 
-    def __init__(self, host: Host, paths: VolumePaths, state: VolumeState) -> None:
+    def __init__(
+        self,
+        host: Host,
+        paths: VolumePaths,
+        state: VolumeState,
+        holder: HolderClient,
+        held: HeldFacts | None = None,
+    ) -> None:
         self.host = host
         self.paths = paths
         self.state = state
+        self.holder = holder
+        self.held = held
         self.control = ControlClient(paths.directory, state.name)
 
     async def save(self, **changes: Any) -> None:
@@ -71,13 +89,43 @@ class Pieces:
 
     @property
     def worker(self) -> WorkerIdentity | None:
-        """The process that the state names; none of another boot, whose numbers mean others now."""
+        """The present worker: the holder knows it. The state names the first one, which may be
+        dead; none of another boot, whose numbers mean others now."""
+        if self.held is not None:
+            return self.held.worker
         return self.state.worker if self.state.boot_id == boot_id() else None
 
     def worker_is_alive(self) -> bool:
         """Whether that process is still that process."""
         worker = self.worker
         return worker is not None and is_alive(worker)
+
+    def is_served(self) -> bool:
+        """Whether there is a worker, or there will be one by itself."""
+        return self.worker_is_alive() or (self.held is not None and self.held.is_followed)
+
+    async def ask_the_holder(self, *, start: bool = True) -> None:
+        """Look again who the worker is. Without a holder the state file's word stays."""
+        try:
+            status = await self.holder.status(start=start)
+            self.held = status.volumes.get(self.state.name)
+        except WorkerFailed as error:
+            log.warning("volume %s: %s", self.state.name, error)
+
+    async def wait_for_successor(self) -> None:
+        """Where a worker has died and the next is on its way, wait until it answers, a while."""
+        deadline = anyio.current_time() + SUCCESSOR_SECONDS
+        while (
+            self.held is not None
+            and self.held.state in ("starting", "waiting")
+            and anyio.current_time() < deadline
+        ):
+            if self.worker_is_alive():
+                with contextlib.suppress(WorkerFailed):
+                    await self.control.call("status", deadline_s=1)
+                    return
+            await anyio.sleep(PAUSE_S)
+            await self.ask_the_holder()
 
     def find_loops(self) -> list[LoopDevice]:
         """The loop devices over this volume's file. Blocks (reads sysfs)."""
@@ -128,12 +176,29 @@ class Pieces:
         for _entry in await self.call(self.fuse_mounts):
             await self.call(self.host.umount, str(self.paths.fuse), lazy=lazy)
 
+    async def forget(self) -> None:
+        """Let the holder let go of it: without its descriptors the kernel ends the connection."""
+        try:
+            await self.holder.forget(self.state.name)
+        except WorkerFailed as error:
+            log.warning("volume %s: %s", self.state.name, error)
+        self.held = None
+
     async def remove_files(self) -> None:
         """Remove the volume's directory; a no-op where it is gone."""
         await self.call(_remove_directory, self.paths)
 
     async def end_worker(self) -> None:
-        """End the worker whatever it says, within a limit. Never raises."""
+        """End the worker whatever it says, within a limit, for good. Never raises."""
+        try:
+            async with self.holder.ending(self.state.name):
+                await self.ask_the_holder(start=False)
+                await self._end_worker()
+                await self.forget()
+        except WorkerFailed as error:
+            log.warning("volume %s: %s", self.state.name, error)
+
+    async def _end_worker(self) -> None:
         worker = self.worker
         if worker is None or not is_alive(worker):
             return

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedReadOnly
+from fusefs.fuse import RequestSlots
 from fusefs.host import LoopDevice
-from fusefs.process.launch import StartedWorker, start_worker
 from fusefs.process.messages import StartDocument
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
@@ -40,7 +40,6 @@ ATTACH_DEADLINE_S = 30.0
 ProgressCallback = Callable[[str], None]
 Admission = Callable[[VolumeState], AbstractAsyncContextManager[None]]
 """Entered when the identity is known; refuses by raising, holds its lock until the exit."""
-Launcher = Callable[[StartDocument, Path], StartedWorker]
 
 
 async def compose(volume: Composition) -> VolumeState:
@@ -80,20 +79,18 @@ class Composition(Pieces):
         isid: bytes = b"",
         progress: ProgressCallback | None = None,
         state_directory: str = "",
-        launch: Launcher = start_worker,
         admission: Admission | None = None,
         mountpoint: str = "",
         binds: Sequence[Bind] = (),
         brings_up: bool = False,
     ) -> None:
-        super().__init__(pieces.host, pieces.paths, pieces.state)
+        super().__init__(pieces.host, pieces.paths, pieces.state, pieces.holder, pieces.held)
         self.mountpoint = mountpoint
         self.binds = tuple(binds)
         self._chap = chap
         self._isid = isid
         self._progress = progress or (lambda _step: None)
         self._state_directory = state_directory
-        self._launch = launch
         self._admission = admission
         self._brings_up = brings_up
 
@@ -106,16 +103,24 @@ class Composition(Pieces):
     # -- log in, publish the file -----------------------------------------------------------------
 
     async def log_in_and_publish_the_file(self, undo: AsyncExitStack) -> None:
-        """The worker does both, and is the one thing to take back for both."""
+        """The worker does both, and is the one thing to take back for both. What must outlive it,
+        the descriptor and the request slots, is made here and given to the holder."""
         undo.push_async_callback(shielded, self.undo_files)
         await self.call(make_private_directory, self.paths.directory)
         await self.save(phase="logging-in")
         await self.call(self.host.prepare_directory, str(self.paths.fuse))
         undo.push_async_callback(shielded, functools.partial(self.undo, "FUSE", self.unmount_fuse))
         await self.call(self.host.make_private_unbindable, str(self.paths.fuse))
-        worker = self._launch(self._start_document(), self.paths.log)
-        undo.callback(worker.close)
         undo.push_async_callback(shielded, self.end_worker)
+        with ExitStack() as ours:
+            descriptors = {"fuse": await self.call(self.host.open_fuse)}
+            ours.callback(os.close, descriptors["fuse"])
+            if self.state.spec.fuse_channel == "native":
+                slots = RequestSlots.create()
+                ours.callback(slots.close)
+                descriptors["slots"] = slots.fd
+            worker = await self.holder.start(self._start_document(), descriptors, self.paths.log)
+        undo.callback(worker.close)
         await self.save(worker=worker.identity)
         facts = await worker.wait_ready(ATTACH_DEADLINE_S, self._progress)
         await self.save(facts=facts)

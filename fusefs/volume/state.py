@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fusefs.errors import InvalidSpec
-from fusefs.process.launch import WorkerIdentity
+from fusefs.process.pids import WorkerIdentity
 from fusefs.spec import VolumeSpec
 from pyscsi_init.errors import ConfigurationError
 

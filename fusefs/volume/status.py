@@ -29,8 +29,8 @@ class VolumeStatus:
     name: str
     url: str = ""
     state: str
-    """attached, mounted; recovering (the target is away and I/O waits); a phase on the way (such as
-    ``mounting``) while a command works on it; failed (``last_error`` says why)."""
+    """attached, mounted; recovering (the target or the worker is away and I/O waits); a phase on
+    the way (such as ``mounting``) while a command works on it; failed (``last_error`` says why)."""
     file: str = ""
     loop: str = ""
     mountpoint: str = ""
@@ -51,6 +51,12 @@ class VolumeStatus:
     last_error: str = ""
     protection_refused: tuple[str, ...] = ()
     """Protections of the worker that this host does not allow, with the reason."""
+    restarts: int = 0
+    """Workers that died and were followed by another one."""
+    last_death: str = ""
+    """How and why the last of them died."""
+    restart_in_s: float | None = None
+    """Seconds to the next attempt to start a worker; None where there is one."""
 
     @property
     def failed(self) -> bool:
@@ -74,7 +80,13 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     if not being_worked_on:
         trouble = missing or trouble
     state = volume.state.phase
-    if trouble:
+    held = volume.held
+    is_between_workers = held is not None and (
+        held.state == "waiting" or (held.state == "starting" and held.restarts > 0 and not answer)
+    )
+    if is_between_workers and not missing:
+        state, trouble = "recovering", ""
+    elif trouble:
         state = "failed"
     elif answer.get("recovering"):
         state = "recovering"
@@ -99,6 +111,9 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         recoveries=int(answer.get("recoveries") or 0),
         last_error=trouble or str(answer.get("last_error") or ""),
         protection_refused=tuple(facts.get("protection_refused") or ()),
+        restarts=held.restarts if held else 0,
+        last_death=held.last_death if held else "",
+        restart_in_s=held.restart_in_s if held else None,
     )
 
 
@@ -112,7 +127,7 @@ def _compare(volume: Pieces) -> tuple[list[str], str, str]:
         fstype = found[-1].fstype if found else ""
     if state.boot_id != boot_id():
         return loops, fstype, "it was attached before the last boot of this host"
-    if state.worker is None or not volume.worker_is_alive():
+    if state.worker is None or not volume.is_served():
         return loops, fstype, _dead(volume)
     if state.phase not in AT_REST:
         return loops, fstype, f"the command that was {_doing(state.phase)} it did not finish"
@@ -134,6 +149,8 @@ def _dead(volume: Pieces) -> str:
     except OSError:
         lines = []
     last = f"; its log ends with: {lines[-1][:300]}" if lines else ""
+    if volume.held is not None and volume.held.last_death:
+        return f"its worker is dead: {volume.held.last_death}{last}"
     return f"its worker (pid {volume.state.worker.pid}) is dead{last}"
 
 

@@ -65,6 +65,19 @@ async def take_down(volume: Pieces) -> DetachReport:
 
     Cancellation: the step under way is finished; the rest can be taken down later.
     """
+    await volume.wait_for_successor()
+    if volume.is_served() and not volume.worker_is_alive() and volume.held is not None:
+        raise WorkerFailed(
+            volume.state.name,
+            f"it has no worker at the moment ({volume.held.last_death}), so nothing can be written "
+            f"out; try again when it has, or detach by force and lose what is not written",
+        )
+    async with volume.holder.ending(volume.state.name):
+        await volume.ask_the_holder(start=False)
+        return await _take_down(volume)
+
+
+async def _take_down(volume: Pieces) -> DetachReport:
     alive = volume.worker_is_alive()
     lost = await _why_nothing_can_be_saved(volume)
     await _refuse_if_used(volume)
@@ -76,6 +89,7 @@ async def take_down(volume: Pieces) -> DetachReport:
     await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
     if alive:
         await _stop_worker(volume, force=bool(lost))
+    await volume.forget()
     await volume.unmount_fuse(lazy=bool(lost))
     await volume.remove_files()
     report = DetachReport(volume.state.name)
@@ -210,7 +224,13 @@ async def take_down_by_force(volume: Pieces) -> DetachReport:
     """
     report = DetachReport(volume.state.name, forced=True)
     with anyio.CancelScope(shield=True):
-        await _take_down_by_force(volume, report)
+        try:
+            async with volume.holder.ending(volume.state.name):
+                await volume.ask_the_holder(start=False)
+                await _take_down_by_force(volume, report)
+        except WorkerFailed as error:
+            report.problems.append(f"ask the holder: {error}")
+            await _take_down_by_force(volume, report)
     return report
 
 
@@ -251,6 +271,7 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
         and not await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
     ):
         report.problems.append(f"the worker {worker.pid} does not end even when killed")
+    await attempt("let the holder go", volume.forget)
     await attempt("unmount FUSE", functools.partial(volume.unmount_fuse, lazy=True))
     await attempt("remove the files", volume.remove_files)
 

@@ -40,6 +40,8 @@ LOGIN_MAX_RECV_DATA_SEGMENT_LENGTH = 8192
 IOV_MAX = 1024
 """How many buffers one sendmsg(2) takes on Linux."""
 
+MANY_BUFFERS = 128
+
 MAX_REPLIES_QUEUED = 1024
 """Answers to pings that wait for a target that asks but does not read; an honest one has one."""
 
@@ -102,13 +104,15 @@ class ConnectionMachine:
         outbox = self.outbox
         return outbox if len(outbox) <= IOV_MAX else outbox[:IOV_MAX]
 
-    def bytes_sent(self, count: int) -> None:
-        """``count`` bytes of ``data_to_send`` are with the kernel."""
+    def bytes_sent(self, count: int) -> bool:
+        """``count`` bytes of ``data_to_send`` are with the kernel; whether that was all."""
         outbox = self.outbox
-        if count == sum(map(len, outbox)):
+        # Short queues mostly leave whole, and one sum is the quickest way to know; of a long one
+        # only what has left is looked at.
+        if len(outbox) <= MANY_BUFFERS and count == sum(map(len, outbox)):
             self.buffers_left += len(outbox)
             outbox.clear()
-            return
+            return True
         whole = 0
         for buffer in outbox:
             length = len(buffer)
@@ -120,6 +124,7 @@ class ConnectionMachine:
         self.buffers_left += whole
         if count:
             outbox[0] = memoryview(outbox[0])[count:]
+        return not outbox
 
     @property
     def queue_mark(self) -> int:

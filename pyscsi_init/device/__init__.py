@@ -5,6 +5,7 @@ from .alignment import AlignmentDevice
 from .fault import FaultDevice
 from .identity import Identity
 from .interface import BlockDevice, BlockRequest, Buffer, Limits, Operation
+from .late import LateDevice
 from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
 from .ram import RamDevice
 from .record import UnitRecord
@@ -17,6 +18,7 @@ __all__ = [
     "Buffer",
     "FaultDevice",
     "Identity",
+    "LateDevice",
     "Limits",
     "LogicalUnit",
     "Operation",

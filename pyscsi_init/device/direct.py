@@ -31,6 +31,8 @@ _pack_16 = Struct(">BBQIBB").pack
 _READ_10, _WRITE_10 = int(Opcode.READ_10), int(Opcode.WRITE_10)
 _READ_16, _WRITE_16 = int(Opcode.READ_16), int(Opcode.WRITE_16)
 _FUA = 0x08
+_MOST_DIRECT = int(Operation.WRITE)
+"""READ and WRITE come before all other operations."""
 _LAST_32 = 1 << 32
 _MOST_BLOCKS_10 = 0xFFFF
 
@@ -63,7 +65,7 @@ class DirectDevice(AlignmentDevice):
         buffer = request.buffer
         unit = self.unit
         if (
-            operation > Operation.WRITE
+            operation > _MOST_DIRECT
             or (offset | length) & self._mask
             or not 0 < length <= self._longest
             or not 0 <= offset <= unit.size_bytes - length

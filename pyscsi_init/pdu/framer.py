@@ -25,8 +25,8 @@ from .bhs import MAX_AHS_LENGTH, OPCODE_MASK
 from .digest import DIGEST_LENGTH, crc32c
 from .layout import BHS_LENGTH
 
-INITIAL_CAPACITY = 131072
-"""Takes 32 responses with 4 KiB of data in one read of the socket."""
+INITIAL_CAPACITY = 262144
+"""Takes 63 responses with 4 KiB of data in one read of the socket."""
 
 SMALLEST_READ = 4096
 """With less space than this left, a read of the socket is hardly worth its system call."""

@@ -125,13 +125,27 @@ def _send_data(
     data_sn = 0
     pack = DATA_OUT.pack
     lun, tag, exp_stat_sn = task.lun, task.initiator_task_tag, connection.exp_stat_sn
+    plain = not (connection.header_digest or connection.data_digest or length & 3)
+    outbox = connection.outbox
     while offset < end:
-        piece = min(limit, end - offset)
-        flags = F_BIT if offset + piece == end else 0
+        piece = limit if limit < end - offset else end - offset
+        stop = offset + piece
         header = pack(
-            0x05, flags, piece, lun, tag, target_transfer_tag, exp_stat_sn, data_sn, offset
+            0x05,
+            F_BIT if stop == end else 0,
+            piece,
+            lun,
+            tag,
+            target_transfer_tag,
+            exp_stat_sn,
+            data_sn,
+            offset,
         )
-        connection.send_raw(header, data[offset : offset + piece])
-        offset += piece
+        if plain:
+            outbox.append(header)
+            outbox.append(data[offset:stop])
+        else:
+            connection.send_raw(header, data[offset:stop])
+        offset = stop
         data_sn += 1
     task.queue_mark = connection.queue_mark

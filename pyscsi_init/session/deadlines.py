@@ -25,10 +25,12 @@ def arm_scan(session: SessionMachine, now: float) -> None:
     """Something is outstanding: look at it from now on."""
     if session.scan_at is None:
         session.scan_at = now + SCAN_INTERVAL
+        session.deadlines_moved = True
 
 
 def handle_deadline(session: SessionMachine, now: float) -> None:
     """Act on what is due."""
+    session.deadlines_moved = True
     connection = session.connection
     settings = session.settings
     if connection is None:

@@ -62,6 +62,7 @@ class FastPath:
         "_direct_task",
         "_in_flight",
         "_large",
+        "_queue_depth",
         "_session",
         "_tasks",
         "connection",
@@ -73,6 +74,7 @@ class FastPath:
     def __init__(self, session: SessionMachine) -> None:
         self._session = session
         self._tasks = session.tasks
+        self._queue_depth = session.settings.queue_depth
         self._in_flight = session.tasks.in_flight
         self.connection: ConnectionMachine | None = None
         self.immediate_bytes = 0
@@ -130,7 +132,7 @@ class FastPath:
         if (
             (window.max_cmd_sn - cmd_sn) & _BACKWARD
             or (tasks.waiting and not queued)
-            or len(in_flight) >= session.settings.queue_depth
+            or len(in_flight) >= self._queue_depth
         ):
             if queued or task.control or not in_flight:
                 return False
@@ -148,9 +150,9 @@ class FastPath:
         task.attempts += 1
         task.deadline = NO_DEADLINE
         in_flight[tag] = task
-        data_out = task.data_out
         cdb = task.cdb
-        if data_out is None and len(cdb) <= 16 and (data_in := task.data_in) is not None:
+        data_in = task.data_in
+        if data_in is not None and len(cdb) <= 16:
             connection.outbox.append(
                 _pack(
                     0x01,
@@ -166,7 +168,7 @@ class FastPath:
                 )
             )
         elif (
-            data_out is not None
+            (data_out := task.data_out) is not None
             and (length := len(data_out)) <= self.immediate_bytes
             and not length & 3
             and length
@@ -322,7 +324,12 @@ class FastPath:
 
     def receive_buffers(self, connection: ConnectionMachine) -> tuple[memoryview, ...]:
         """Where the socket may put the next bytes, in this order."""
-        buffer = connection.receive_buffer()
+        framer = connection.framer
+        if framer.start == framer.end:
+            framer.start = framer.end = 0
+            buffer = framer.view
+        else:
+            buffer = framer.receive_buffer()
         if self._large and len(buffer) > PEEK_BYTES:
             buffer = buffer[:PEEK_BYTES]
         direct = self.direct

@@ -2,7 +2,7 @@
 """The I_T nexus without its socket: commands in, completions out, over one connection at a time.
 
 Theory of operation. The one who owns the socket calls ``connect`` when TCP is up, then moves bytes:
-``receive_buffer`` and ``bytes_received`` one way, ``data_to_send`` and ``bytes_sent`` the other. A
+``receive_buffers`` and ``bytes_received`` one way, ``data_to_send`` and ``bytes_sent`` the other. A
 command enters with ``submit`` and ends with its completion. Rare things come out of ``next_event``.
 Time comes in as ``now``, deadlines go out of ``next_deadline``.
 
@@ -80,9 +80,11 @@ class SessionMachine:
         """Why new commands end at once instead of waiting for the session to come back."""
         self.closing = False
         self.rejects = 0
-        self._events: deque[Event] = deque()
+        self.events: deque[Event] = deque()
         self.scan_at: float | None = None
         self.logout_by: float | None = None
+        self.deadlines_moved = True
+        """``next_deadline`` may be sooner than it was; whoever has a timer looks and sets False."""
         self.stalled_since: float | None = None
         """Since when commands wait for the window to open while nothing is under way."""
         self.wait: float | None = None
@@ -114,6 +116,7 @@ class SessionMachine:
         )
         self.wait = None
         self.connection = ConnectionMachine(login, self.settings, now)
+        self.deadlines_moved = True
 
     def receive_buffers(self) -> tuple[memoryview, ...]:
         """Where the socket may put the next bytes, in this order; writable, none empty.
@@ -125,10 +128,6 @@ class SessionMachine:
         if connection is None:
             raise LocalProtocolError("no connection to receive for")
         return self.fast.receive_buffers(connection)
-
-    def receive_buffer(self) -> memoryview:
-        """The first of them, for who reads into one only."""
-        return self.receive_buffers()[0]
 
     def bytes_received(self, count: int, now: float) -> None:
         """``count`` bytes were put into the receive buffers. Completions are called from here."""
@@ -142,10 +141,10 @@ class SessionMachine:
                 if task is not None:
                     data_in_place(self, connection, task, fast.direct_header)
             connection.bytes_received(count, now)
+            framer = connection.framer
             while self.connection is connection:
                 fast.receive()
-                frame = connection.next_frame()
-                if frame is None:
+                if framer.start == framer.end or (frame := connection.next_frame()) is None:
                     break
                 if connection.state is ConnectionState.S4_IN_LOGIN:
                     result = connection.login_frame_received(frame)
@@ -183,18 +182,17 @@ class SessionMachine:
         """The buffers to send next; report what was sent with ``bytes_sent``."""
         return self.connection.data_to_send() if self.connection is not None else ()
 
-    def bytes_sent(self, count: int) -> None:
-        """``count`` bytes of ``data_to_send`` left."""
-        if self.connection is not None:
-            self.connection.bytes_sent(count)
+    def bytes_sent(self, count: int) -> bool:
+        """``count`` bytes of ``data_to_send`` left; whether nothing is left to send."""
+        return self.connection is None or self.connection.bytes_sent(count)
 
     def next_event(self) -> Event | None:
         """The next thing to know, or None. Ask after every call that takes ``now``."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     def emit(self, event: Event) -> None:
         """Add an event; for the parts of the session."""
-        self._events.append(event)
+        self.events.append(event)
 
     # -- intentions ------------------------------------------------------------------------------
 
@@ -250,6 +248,7 @@ class SessionMachine:
             self.lose(closed)
         elif connection.state is not ConnectionState.S6_IN_LOGOUT:
             self.logout_by = now + self.settings.logout_timeout
+            self.deadlines_moved = True
             pump(self, now)
 
     def resume(self, now: float) -> None:
@@ -359,6 +358,7 @@ class SessionMachine:
         self.parameters = parameters
         self.held = again
         self.rejects = 0
+        self.deadlines_moved = True
         if not self.discovery:
             connection.start_keepalive(now)
         self.fast.review()

@@ -328,6 +328,7 @@ def _asked_to_log_out(
     # Half the time is for what is in flight; a target that says 0 gets its logout at once.
     limit = now + min(seconds / 2, session.settings.command_timeout)
     session.logout_by = limit if session.logout_by is None else min(session.logout_by, limit)
+    session.deadlines_moved = True
     pump(session, now)
 
 

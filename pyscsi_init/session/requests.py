@@ -41,6 +41,7 @@ def send_logout(session: SessionMachine, connection: ConnectionMachine, now: flo
     )
     connection.logout_sent(now)
     session.scan_at = session.logout_by = session.stalled_since = None  # its own deadline rules
+    session.deadlines_moved = True
 
 
 def send_ping(session: SessionMachine, now: float) -> None:
@@ -63,6 +64,7 @@ def send_ping(session: SessionMachine, now: float) -> None:
         )
     )
     connection.keepalive.ping_sent(now)
+    session.deadlines_moved = True
 
 
 def start_text_task(session: SessionMachine, task: TextTask, now: float) -> None:

@@ -49,6 +49,7 @@ class Pump:
         self._owner = owner
         self._receive = sock.recv_into
         self._scatter = sock.recvmsg_into
+        self._send = sock.sendmsg
         self._writing = False
         self.closed = False
         reactor.add_reader(self._fd, self._readable)
@@ -85,7 +86,7 @@ class Pump:
         machine = self._machine
         while not self.closed and (buffers := machine.data_to_send()):
             try:
-                count = self._sock.sendmsg(buffers)
+                count = self._send(buffers)
             except (BlockingIOError, InterruptedError):
                 if not self._writing:
                     self._writing = True
@@ -96,7 +97,8 @@ class Pump:
                     f"the connection broke ({error.strerror})", self._reactor.now()
                 )
                 break
-            machine.bytes_sent(count)
+            if machine.bytes_sent(count):
+                break
         if self._writing:
             self._writing = False
             self._reactor.remove_writer(self._fd)

@@ -253,11 +253,13 @@ class Session:
         while True:
             if self._pump is not None:
                 self._pump.flush()
-            event = machine.next_event()
-            if event is None:
+            if not machine.events:
                 break
-            self._handle(event)
-        self._arm()
+            event = machine.next_event()
+            if event is not None:
+                self._handle(event)
+        if machine.deadlines_moved or self._timer is None:
+            self._arm()
 
     def _handle(self, event: object) -> None:
         if isinstance(event, LoggedIn):
@@ -295,7 +297,9 @@ class Session:
             self._pump = None
 
     def _arm(self) -> None:
-        deadline = self._machine.next_deadline()
+        machine = self._machine
+        machine.deadlines_moved = False
+        deadline = machine.next_deadline()
         if deadline is None:
             return  # a timer that is still there finds nothing to do
         if self._timer is not None:

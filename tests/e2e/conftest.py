@@ -12,6 +12,7 @@ import pytest
 
 from fusefs.errors import NoSuchVolume
 from fusefs.host import LinuxHost
+from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.resize import ResizeReport
@@ -28,10 +29,12 @@ GIBI = 1 << 30
 class Volumes:
     """A manager of its own, called from plain functions as a command line does."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, silence_s: float | None = None) -> None:
         self.run_dir = directory / "run"
         self.state_dir = directory / "state"
-        self.manager = VolumeManager(LinuxHost(), self.run_dir, self.state_dir)
+        host = LinuxHost()
+        holder = HolderClient(self.run_dir, host, silence_s=silence_s)
+        self.manager = VolumeManager(host, self.run_dir, self.state_dir, holder=holder)
         self.directory = directory
         self._mountpoints = 0
 

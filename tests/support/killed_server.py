@@ -93,16 +93,18 @@ class TardyDevice(WrappedDevice):
 # -- in the process of its own --------------------------------------------------------------------
 
 
-async def _serve(options: dict[str, Any], generation: int) -> None:
+async def _serve(options: dict[str, Any], generation: int, serving: int) -> None:
     ram = SharedMemoryDevice(options["memory"])
     async with open_reactor() as reactor:
         device = TardyDevice(ram, reactor, generation)
         slots = RequestSlots(options["slots"])
         channel = NativeChannel(reactor, options["fd"], device, slots=slots)
-        await channel.serve()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(channel.serve)
+            os.write(serving, b"+")
 
 
-def _fork(options: dict[str, Any], generation: int) -> int:
+def _fork(options: dict[str, Any], generation: int, serving: int) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -110,7 +112,8 @@ def _fork(options: dict[str, Any], generation: int) -> int:
         loop = options["loop"]
         backend_options = {"use_uvloop": True} if loop == "uvloop" else {}
         backend = "trio" if loop == "trio" else "asyncio"
-        anyio.run(_serve, options, generation, backend=backend, backend_options=backend_options)
+        arguments = (options, generation, serving)
+        anyio.run(_serve, *arguments, backend=backend, backend_options=backend_options)
     finally:
         os._exit(0)
 
@@ -120,13 +123,22 @@ def main() -> None:
     rng = random.Random(options["seed"])
     slots = RequestSlots(options["slots"])
     found: list[int] = []
-    pid = _fork(options, 0)
+    is_serving, serving = os.pipe()
+    pid = _fork(options, 0, serving)
     os.write(1, b'"serving"\n')
     for generation in range(1, options["kills"] + 1):
-        time.sleep(rng.uniform(0.03, 0.12))
+        # Most are killed while they serve, some while they begin.
+        if rng.random() < 0.8:
+            os.read(is_serving, 1)
+            time.sleep(rng.uniform(0, 0.05))
+        else:
+            time.sleep(rng.uniform(0, 0.02))
         processes.end(pid)
         found.append(len(slots.outstanding()))
-        pid = _fork(options, generation)
+        os.close(is_serving)
+        os.close(serving)
+        is_serving, serving = os.pipe()
+        pid = _fork(options, generation, serving)
     os.write(1, json.dumps(found).encode() + b"\n")
     sys.stdin.read()
     processes.end(pid)

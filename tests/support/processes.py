@@ -44,6 +44,11 @@ def command_line(pid: int) -> str:
     return f"[{name}]" if name else ""
 
 
+def name_of(pid: int) -> str:
+    """What a process calls itself; empty when it is gone."""
+    return _read(f"/proc/{pid}/comm").decode(errors="replace").strip()
+
+
 def children(pid: int | None = None) -> set[int]:
     """The direct children of a process (of this one by default), zombies included."""
     found: set[int] = set()

@@ -36,6 +36,13 @@ from tests.support.requirements import require
 pytestmark = pytest.mark.root
 
 
+def require_resend() -> None:
+    """FUSE_NOTIFY_RESEND came with Linux 6.9."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if release < (6, 9):
+        pytest.skip(f"Linux {os.uname().release} does not send requests again")
+
+
 # -- a loop device on it ------------------------------------------------------------------------
 
 
@@ -141,7 +148,6 @@ def test_a_loop_device_grows_over_the_death_of_the_server(
     server = native()
     host = LinuxHost()
     with loop_device(server.path) as loop, ThreadPoolExecutor(1) as threads:
-        server.remember_init()
         server.call("resize", 2 * SIZE)
         os.kill(server.process.pid, signal.SIGSTOP)
         before = processes.children()
@@ -229,6 +235,51 @@ def test_a_successor_answers_what_a_killed_server_left(
         assert os.pread(fd, 4 * 4096, 0) == b"\5" * 4 * 4096
 
 
+def test_a_successor_without_the_slots_asks_the_kernel_again(
+    native: Serve, serving: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    require_resend()
+    first = native(fault=True)
+    with opened(first.path) as fd, threads_on(first, 4) as threads:
+        first.call("hold", "WRITE")
+        jobs = [threads.submit(os.pwrite, fd, b"\5" * 4096, index * 4096) for index in range(4)]
+        eventually(lambda: first.call("held") == 4)
+        first.kill()
+        successor = serving.enter_context(
+            FuseServer(tmp_path, size=SIZE, fault=True, successor_of=first, with_slots=False)
+        )
+        assert successor.call("outstanding") == []
+        successor.call("hold", "WRITE")
+        successor.call("resend")
+        eventually(lambda: successor.call("held") == 4)
+        # Asked once more, while they are under way: nothing is done twice.
+        sent = successor.call("outstanding")
+        assert all(unique >> 63 for _, _, unique in sent)
+        successor.call("resend")
+        assert os.pread(fd, 10, 1 << 20) == bytes(10)  # what was sent again was read before this
+        assert successor.call("held") == 4
+        assert successor.call("outstanding") == sent
+        successor.call("release", "lifo")
+        assert [job.result(10) for job in jobs] == [4096] * 4
+        assert os.pread(fd, 4 * 4096, 0) == b"\5" * 4 * 4096
+
+
+def test_a_request_sent_again_while_it_is_under_way_is_done_once(native: Serve) -> None:
+    require_resend()
+    server = native(fault=True)
+    with opened(server.path) as fd, threads_on(server, 4) as threads:
+        server.call("hold", "WRITE")
+        jobs = [threads.submit(os.pwrite, fd, b"\5" * 4096, index * 4096) for index in range(4)]
+        eventually(lambda: server.call("held") == 4)
+        server.call("resend")
+        eventually(lambda: all(each[2] >> 63 for each in server.call("outstanding")))
+        assert server.call("held") == 4
+        server.call("release", "lifo")
+        assert [job.result(10) for job in jobs] == [4096] * 4
+        assert len(server.call("log")) == 4
+        assert server.call("outstanding") == []
+
+
 def test_stop_leaves_the_mount_to_a_successor(
     native: Serve, serving: contextlib.ExitStack, tmp_path: Path
 ) -> None:
@@ -240,6 +291,16 @@ def test_stop_leaves_the_mount_to_a_successor(
         job = threads.submit(os.pread, fd, 10, 0)
         serving.enter_context(FuseServer(tmp_path, size=SIZE, successor_of=first))
         assert job.result(10) == bytes(10)
+
+
+def test_growth_between_two_servers_is_seen(
+    native: Serve, serving: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    first = native()
+    assert os.stat(first.path).st_size == SIZE
+    first.kill()
+    serving.enter_context(FuseServer(tmp_path, size=2 * SIZE, successor_of=first))
+    assert os.stat(first.path).st_size == 2 * SIZE
 
 
 def test_no_descriptor_or_directory_is_left(any_channel: Serve, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from fusefs.fuse import abi, native
+from fusefs.fuse import NativeChannel, abi, make_channel, native
 from fusefs.fuse.abi import Opcode
 from pyscsi_init.device.fault import Match
 from pyscsi_init.device.interface import BlockRequest, Operation
@@ -285,3 +285,25 @@ async def test_the_end_of_the_connection_is_told_once() -> None:
     assert ends == [True]
     assert kernel.channel.is_closed
     kernel.close()
+
+
+@pytest.mark.anyio
+async def test_slots_of_its_own_end_with_the_channel() -> None:
+    kernel = Kernel()
+    channel = NativeChannel(kernel.reactor, kernel.ours.fileno(), kernel.ram)
+    fd = channel.slots.fd
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(channel.serve)
+        kernel.read(0, 512)
+        kernel.reactor.turn()
+        channel.stop()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+    assert len(kernel.answers()) == 1
+    assert channel.statistics.reads == 1
+    kernel.close()
+
+
+def test_libfuse_has_no_use_for_slots(kernel: Kernel) -> None:
+    with pytest.raises(ValueError, match="request slots"):
+        make_channel("pyfuse3", 0, kernel.ram, reactor=kernel.reactor, slots=kernel.slots)

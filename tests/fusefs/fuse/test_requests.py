@@ -177,6 +177,12 @@ def test_what_we_do_not_have_is_enosys(kernel: Kernel, opcode: int) -> None:
     assert kernel.get(opcode, bytes(64))[0] == errno.ENOSYS
 
 
+def test_fsync_is_never_enosys(kernel: Kernel) -> None:
+    """It is handed on: an error of the device is the only other answer that it can get."""
+    kernel.ask(Opcode.FSYNC, bytes(16))
+    assert (kernel.flushed, kernel.answers) == ([6], [])
+
+
 @pytest.mark.parametrize(
     "opcode",
     [Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FSYNCDIR, Opcode.DESTROY],

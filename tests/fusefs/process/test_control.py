@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -14,9 +15,9 @@ import anyio
 import pytest
 
 from fusefs.errors import DeviceBusy, WorkerFailed
-from fusefs.process import control
+from fusefs.process import control, packets
 from fusefs.process.client import ControlClient
-from fusefs.process.control import SOCKET_NAME, ControlServer
+from fusefs.process.control import SOCKET_NAME, ControlServer, Handler
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +36,8 @@ async def hang(_request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[ControlClient]:
-    server = ControlServer(directory, {"echo": echo, "busy": busy, "hang": hang})
+async def serving(directory: Path, **more: Handler) -> AsyncIterator[ControlClient]:
+    server = ControlServer(directory, {"echo": echo, "busy": busy, "hang": hang, **more})
     server.open()
     try:
         async with anyio.create_task_group() as group:
@@ -95,9 +96,7 @@ async def test_the_socket_of_a_dead_worker_is_replaced(tmp_path: Path) -> None:
 async def test_another_user_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SO_PEERCRED is what decides: seen from a server that trusts another user only."""
     async with serving(tmp_path) as client:
-        monkeypatch.setattr(
-            control, "_UCRED", type("Ucred", (), {"size": 12, "unpack": lambda raw: (1, 12345, 1)})
-        )
+        monkeypatch.setattr(control, "peer_of", lambda _connection: (1, 12345))
         with pytest.raises(WorkerFailed):
             await client.call("echo", value=1)
 
@@ -131,3 +130,33 @@ async def test_too_many_connections_are_closed_and_room_comes_back(tmp_path: Pat
                 else:
                     break
     assert os.listdir(tmp_path) == []
+
+
+async def test_descriptors_come_and_go_with_a_request(tmp_path: Path) -> None:
+    """What a handler keeps is its own; what it does not keep is closed with the connection."""
+    kept: list[int] = []
+
+    async def swap(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        kept.append(request[control.DESCRIPTORS].pop(0))
+        read_end, write_end = os.pipe()
+        os.write(write_end, b"from the server")
+        os.close(write_end)
+        return {control.DESCRIPTORS: {"pipe": read_end}}
+
+    async with serving(tmp_path, swap=swap):
+        before = set(os.listdir("/proc/self/fd"))
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / SOCKET_NAME))
+            connection.setblocking(False)
+            ours, theirs = os.pipe()
+            packets.send_with_descriptors(connection, b'{"request":"swap"}\n', [ours, theirs])
+            os.close(ours)
+            os.close(theirs)
+            await anyio.wait_readable(connection)
+            data, descriptors = packets.receive_with_descriptors(connection, 4096)
+        assert json.loads(data) == {"ok": True, "result": {"descriptors": ["pipe"]}}
+        assert os.read(descriptors[0], 100) == b"from the server"
+        packets.close_all([*descriptors, *kept])
+        with anyio.fail_after(10):
+            while set(os.listdir("/proc/self/fd")) != before:  # noqa: ASYNC110
+                await anyio.sleep(0.01)

@@ -7,91 +7,37 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from fusefs.errors import DeviceBusy, WorkerFailed
-from fusefs.host import LinuxHost
-from fusefs.process.client import ControlClient
-from fusefs.process.launch import (
-    StartedWorker,
-    WorkerIdentity,
-    is_alive,
-    open_pidfd,
-    signal_and_wait,
-    start_time_of,
-    start_worker,
-    wait_for_end,
+from fusefs.process.launch import signal_and_wait, wait_for_end
+from fusefs.process.pids import WorkerIdentity, is_alive, open_pidfd, start_time_of
+from tests.fusefs.process.running import (
+    AUDITED,
+    RAM,
+    Held,
+    Running,
+    eventually,
+    in_thread,
+    read,
+    unmount,
+    write,
 )
-from fusefs.process.messages import StartDocument
-from fusefs.spec import VolumeSpec
 from tests.support.requirements import require_module
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root]
 
-RAM_URL = "iscsi://127.0.0.1/iqn.2026-01.com.example:ram/1"
-RAM = "tests.fusefs.process.ram_worker"
-AUDITED = "tests.fusefs.process.audited_worker"
-
-
-class Running:
-    """A worker that serves, and the directory it has."""
-
-    def __init__(self, worker: StartedWorker, directory: Path, facts: dict[str, Any]) -> None:
-        self.worker = worker
-        self.identity = worker.identity
-        self.facts = facts
-        self.fuse = directory / "fuse"
-        self.file = self.fuse / "lun"
-        self.log = directory / "log"
-        self.client = ControlClient(directory, "v")
-
-
-def start(directory: Path, module: str, **spec: Any) -> StartedWorker:
-    (directory / "fuse").mkdir(mode=0o700, exist_ok=True)
-    document = StartDocument(
-        spec=VolumeSpec(**{"name": "v", "url": RAM_URL, **spec}),
-        chap=None,
-        isid=bytes.fromhex("800001020003"),
-        directory=str(directory),
-        fuse_directory=str(directory / "fuse"),
-        state_directory=str(directory / "state"),
-        deadline_s=30,
-    )
-    return start_worker(document, directory / "log", arguments=(module,))
-
 
 @asynccontextmanager
-async def running(directory: Path, module: str = RAM, **spec: Any) -> AsyncIterator[Running]:
-    worker = start(directory, module, **spec)
-    facts = await worker.wait_ready(30)
-    try:
-        yield Running(worker, directory, facts)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await signal_and_wait(worker.identity, signal.SIGKILL, 10)
-            await in_thread(unmount, directory / "fuse")
-
-
-def unmount(directory: Path) -> None:
-    while LinuxHost().umount(str(directory), lazy=True):
-        pass
-
-
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    return await anyio.to_thread.run_sync(function, *arguments)
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(30):
-        while not await condition():  # noqa: ASYNC110  (another process tells nobody)
-            await anyio.sleep(0.02)
+async def running(directory: Path, zygote: str = RAM, **spec: Any) -> AsyncIterator[Running]:
+    async with Held(directory, zygote) as held:
+        yield await held.serve(**spec)
 
 
 @pytest.fixture(params=["native", "pyfuse3"])
@@ -116,7 +62,7 @@ async def test_it_serves_a_file_and_stops_in_order(tmp_path: Path, channel: str)
         assert await it.client.call("stop", force=False, deadline_s=15) == {}
         assert await wait_for_end(it.identity, 10)
         assert os.listdir(it.fuse) == []
-        assert not (tmp_path / "control.sock").exists()
+        assert not (it.directory / "control.sock").exists()
 
 
 async def test_a_file_in_use_refuses_the_stop(tmp_path: Path, channel: str) -> None:
@@ -162,23 +108,6 @@ async def test_read_only(tmp_path: Path, channel: str) -> None:
         assert refused.value.errno in (errno.EROFS, errno.EACCES)
 
 
-def write(path: Path, offset: int, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.pwrite(descriptor, data, offset)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read(path: Path, offset: int, length: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(descriptor, length, offset)
-    finally:
-        os.close(descriptor)
-
-
 # -- signals and deaths ---------------------------------------------------------------------------
 
 
@@ -218,34 +147,20 @@ async def test_it_has_a_session_of_its_own_and_keeps_no_descriptor_of_ours(tmp_p
 
 async def test_nobody_waits_for_it(tmp_path: Path) -> None:
     """Whoever started it was killed: it undoes what it did."""
-    worker = start(tmp_path, RAM)
-    worker.close()
-    assert await wait_for_end(worker.identity, 15)
-    assert os.listdir(tmp_path / "fuse") == []
+    async with Held(tmp_path, RAM) as held:
+        worker = await held.start()
+        worker.close()
+        assert await wait_for_end(worker.identity, 15)
+        assert os.listdir(held.paths("v") / "fuse") == []
 
 
 async def test_it_never_becomes_ready_in_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    document = StartDocument(
-        spec=VolumeSpec(name="v", url=RAM_URL),
-        chap=None,
-        isid=bytes(6),
-        directory=str(tmp_path),
-        fuse_directory=str(tmp_path / "missing"),
-        state_directory=str(tmp_path),
-        deadline_s=30,
-    )
-    worker = start_worker(document, tmp_path / "log", arguments=(RAM,))
-    with pytest.raises(Exception, match="missing") as failed:
-        await worker.wait_ready(30)
-    assert type(failed.value).__module__ == "fusefs.errors"
-    assert not is_alive(worker.identity)
-
-
-async def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
-    worker = start(tmp_path, "tests.fusefs.process.no_such_module")
-    with pytest.raises(WorkerFailed, match="No module named"):
-        await worker.wait_ready(30)
-    assert not is_alive(worker.identity)
+    async with Held(tmp_path, RAM) as held:
+        worker = await held.start(fuse_directory="missing")
+        with pytest.raises(Exception, match="missing") as failed:
+            await worker.wait_ready(30)
+        assert type(failed.value).__module__ == "fusefs.errors"
+        assert not is_alive(worker.identity)
 
 
 # -- what it never does ---------------------------------------------------------------------------

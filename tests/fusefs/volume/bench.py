@@ -1,20 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A manager over a fake host whose workers are real processes that stand in for workers."""
+"""A manager over a fake host, with a real holder and zygote whose workers stand in for workers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from fusefs.host import FakeHost
-from fusefs.process.launch import StartedWorker, is_alive, start_worker
+from fusefs.process.holder_client import HolderClient
+from fusefs.process.launch import StartedWorker
 from fusefs.process.messages import StartDocument
+from fusefs.process.pids import is_alive
 from fusefs.spec import VolumeSpec
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.state import VolumeState, load_state
+from tests.support import processes
 
 URL = "iscsi://127.0.0.1/iqn.2026-01.com.example:{}/1"
+
+
+class RecordingClient(HolderClient):
+    """Keeps every worker that was started."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.started: list[StartedWorker] = []
+
+    async def start(
+        self, document: StartDocument, descriptors: Mapping[str, int], log: Path
+    ) -> StartedWorker:
+        worker = await super().start(document, descriptors, log)
+        self.started.append(worker)
+        return worker
 
 
 class Bench:
@@ -23,7 +44,10 @@ class Bench:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.host = FakeHost()
-        self.workers: list[StartedWorker] = []
+        self.holder = RecordingClient(
+            base / "run", self.host, zygote="tests.fusefs.volume.stand_in_zygote"
+        )
+        self.workers = self.holder.started
         self.mountpoint = base / "mnt"
         self.mountpoint.mkdir()
         self.manager = self.another_manager()
@@ -34,14 +58,8 @@ class Bench:
             self.base / "run",
             self.base / "state",
             lock_timeout_s=0,
-            launch=self.launch,
+            holder=self.holder,
         )
-
-    def launch(self, document: StartDocument, log: Path) -> StartedWorker:
-        module = "tests.fusefs.volume.stand_in_worker"
-        worker = start_worker(document, log, arguments=(module,))
-        self.workers.append(worker)
-        return worker
 
     def directory(self, name: str) -> Path:
         return self.base / "run" / "volumes" / name
@@ -65,8 +83,26 @@ class Bench:
         volumes = self.base / "run" / "volumes"
         assert not volumes.exists() or os.listdir(volumes) == []
 
-    def kill_workers(self) -> None:
+    async def kill_workers(self) -> None:
+        """For good: nobody follows them."""
+        for name in (await self.holder.status()).volumes:
+            async with self.holder.ending(name):
+                for worker in self.workers:
+                    if is_alive(worker.identity):
+                        processes.end(worker.identity.pid)
+                # The holder tells nobody when it has seen a death.
+                while (await self.holder.status()).volumes[name].is_followed:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+
+    def clean_up(self) -> None:
+        """End everything, whatever a test has left."""
+
+        async def forget_all() -> None:
+            for name in (await self.holder.status()).volumes:
+                async with self.holder.ending(name):
+                    await self.holder.forget(name)
+
+        anyio.run(forget_all)
         for worker in self.workers:
             if is_alive(worker.identity):
-                os.kill(worker.identity.pid, 9)
-                os.waitpid(worker.identity.pid, 0)
+                processes.end(worker.identity.pid)

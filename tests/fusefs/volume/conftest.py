@@ -17,7 +17,7 @@ from tests.support.tgt import TgtServer
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
-    made.kill_workers()
+    made.clean_up()
 
 
 @pytest.fixture

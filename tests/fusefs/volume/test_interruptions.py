@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from fusefs.host import LinuxHost
 from fusefs.process.client import ControlClient
 from tests.fusefs.volume.node import Node, ended, eventually, in_thread
 from tests.support import processes
+from tests.support.requirements import require_module
 
 pytestmark = [
     pytest.mark.anyio,
@@ -31,20 +33,58 @@ pytestmark = [
 # -- what happens to workers ----------------------------------------------------------------------
 
 
-async def test_a_killed_worker_fails_the_volume_and_it_can_be_had_again(node: Node) -> None:
+async def test_a_killed_worker_is_followed_and_nothing_is_lost(node: Node) -> None:
     status = await node.manager.mount(node.spec(format_if_blank=True), node.mountpoint)
+    await in_thread((node.mountpoint / "file").write_text, "here")
+    assert status.worker_pid is not None
+    os.kill(status.worker_pid, signal.SIGKILL)
+    await ended(status.worker_pid)
+    await in_thread(os.sync)
+    assert await in_thread((node.mountpoint / "file").read_text) == "here"
+
+    async def serves() -> bool:
+        return (await node.manager.get("data")).state == "mounted"
+
+    await eventually(serves)
+    now = await node.manager.get("data")
+    assert (now.restarts, now.io["errors"]) == (1, 0)
+    assert now.worker_pid not in (None, status.worker_pid)
+    assert (await node.manager.umount("data")).clean
+    node.assert_nothing_left()
+
+
+async def test_a_killed_libfuse_worker_fails_the_volume_and_it_can_be_had_again(node: Node) -> None:
+    """The documented fallback: a clean error, and an unmount that works."""
+    require_module("pyfuse3")
+    spec = node.spec(format_if_blank=True, fuse_channel="pyfuse3")
+    status = await node.manager.mount(spec, node.mountpoint)
     await in_thread((node.mountpoint / "file").write_text, "here")
     await in_thread(os.sync)
     assert status.worker_pid is not None
     os.kill(status.worker_pid, signal.SIGKILL)
     await ended(status.worker_pid)
-    assert (await node.manager.get("data")).failed
+
+    async def has_failed() -> bool:
+        now = await node.manager.get("data")
+        return now.failed and "killed by SIGKILL" in now.last_error
+
+    await eventually(has_failed)
+    with pytest.raises(OSError, match="Input/output error"):
+        await in_thread(read_past_the_cache, status.loop)
     await node.manager.umount("data")
     node.assert_nothing_left()
     await node.manager.mount(node.spec(), node.mountpoint)
     assert await in_thread((node.mountpoint / "file").read_text) == "here"
     await node.manager.umount("data")
     node.assert_nothing_left()
+
+
+def read_past_the_cache(device: str) -> None:
+    descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
+    try:
+        os.preadv(descriptor, [mmap.mmap(-1, 4096)], 0)
+    finally:
+        os.close(descriptor)
 
 
 async def test_sigterm_stops_an_idle_worker_and_not_one_in_use(node: Node) -> None:
@@ -216,7 +256,7 @@ async def test_a_killed_command_is_cleared_by_the_next(node: Node, at: int) -> N
     if at <= 2:
         # It was not ready: it notices by itself that nobody waits for it any more.
         for pid in processes.marked_processes(os.environ[processes.SESSION_VARIABLE]):
-            if "fusefs.process.worker" in processes.command_line(pid):
+            if processes.name_of(pid) == "pyscsi-worker":
                 await ended(pid)
     (found,) = await node.manager.status()
     assert found.failed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.fusefs.volume.stand_in_worker import SIZE
 
 from fusefs.errors import (
     CommandFailed,
@@ -22,7 +23,6 @@ from fusefs.errors import (
 from fusefs.volume.locks import file_lock
 from pyscsi_init.errors import CapacityShrunk, NotReady
 from tests.fusefs.volume.bench import Bench
-from tests.fusefs.volume.stand_in_worker import SIZE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 

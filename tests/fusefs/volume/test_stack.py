@@ -22,12 +22,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 MOUNT_STEPS = [
     "prepare_directory",
     "make_private_unbindable",
+    "open_fuse",
     "loop_attach",
     "probe",
     "fsck",
     "mount",
 ]
-FORMAT_STEPS = [*MOUNT_STEPS[:4], "assert_formattable", "mkfs", "mount"]
+FORMAT_STEPS = [*MOUNT_STEPS[:5], "assert_formattable", "mkfs", "mount"]
 
 
 # -- the sentence -------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ async def test_a_blank_lun_is_formatted_when_asked(bench: Bench) -> None:
 async def test_attach_stops_at_the_loop_device(bench: Bench) -> None:
     status = await bench.manager.attach(bench.spec())
     assert (status.state, status.mountpoint) == ("attached", "")
-    assert bench.host.steps == MOUNT_STEPS[:3]
+    assert bench.host.steps == MOUNT_STEPS[:4]
     assert (await bench.manager.detach("data")).clean
     bench.assert_nothing_left()
 
@@ -101,10 +102,10 @@ async def test_read_only_goes_all_the_way_down(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", MOUNT_STEPS + FORMAT_STEPS[4:6])
+@pytest.mark.parametrize("step", MOUNT_STEPS + FORMAT_STEPS[5:7])
 async def test_a_step_that_fails_leaves_nothing(bench: Bench, step: str, after: bool) -> None:
     """Whether the step failed, or had its effect and the answer was lost."""
-    spec = bench.spec(format_if_blank=step in FORMAT_STEPS[4:6])
+    spec = bench.spec(format_if_blank=step in FORMAT_STEPS[5:7])
     if not spec.format_if_blank:
         bench.format()
     bench.host.fail_at(step, CallFailed(step, "x", 5), after=after)

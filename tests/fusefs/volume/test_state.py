@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.process.launch import WorkerIdentity
+from fusefs.process.pids import WorkerIdentity
 from fusefs.spec import VolumeSpec
 from fusefs.volume.state import (
     STATE_VERSION,

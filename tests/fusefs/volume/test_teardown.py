@@ -134,7 +134,7 @@ async def test_without_its_target_a_volume_ends_by_force_only(bench: Bench) -> N
 
 async def test_a_dead_worker_is_a_failed_volume_that_can_be_taken_down(bench: Bench) -> None:
     await mounted(bench, binds=1)
-    bench.kill_workers()
+    await bench.kill_workers()
     status = await bench.manager.get("data")
     assert status.failed
     assert "is dead" in status.last_error
@@ -250,7 +250,7 @@ async def test_an_isid_is_kept_until_an_orderly_end(bench: Bench) -> None:
     path = bench.base / "state" / "isids" / "data.json"
     await bench.manager.attach(bench.spec())
     first = path.read_text()
-    bench.kill_workers()
+    await bench.kill_workers()
     await bench.manager.detach("data", force=True)
     assert path.read_text() == first
     await bench.manager.attach(bench.spec())

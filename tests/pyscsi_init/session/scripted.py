@@ -179,7 +179,7 @@ class Script:
     def feed(self, data: bytes, *, step: int = 0) -> None:
         """Bytes from the target, in pieces of ``step``, as long as there is a connection."""
         while data and self.machine.connection is not None:
-            buffer = self.machine.receive_buffer()
+            buffer = self.machine.receive_buffers()[0]
             count = min(len(buffer), len(data), step or len(data))
             buffer[:count] = data[:count]
             data = data[count:]

@@ -271,7 +271,7 @@ def test_two_connections_at_once_are_a_mistake_of_ours() -> None:
     with pytest.raises(LocalProtocolError):
         script.machine.connect(script.now)
     with pytest.raises(LocalProtocolError):
-        script.machine.receive_buffer()
+        script.machine.receive_buffers()[0]
 
 
 def test_full_feature_pdus_right_behind_the_login() -> None:

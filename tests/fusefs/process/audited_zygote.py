@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real worker, which tells in its log about every import and every file opened while it serves.
+"""The real zygote, whose workers tell in their log about every import and every file opened while
+they serve.
 
 Serving begins with the ``ready`` document and ends when the service does.
 """
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fusefs.process import worker
+from fusefs.process import birth, ready, worker, zygote
 
 serving = False
 pid = os.getpid()
@@ -23,7 +24,7 @@ def hook(event: str, arguments: tuple[Any, ...]) -> None:
         os.write(2, f"AUDIT {event} {arguments[0]!r}\n".encode())
 
 
-class AuditedReady(worker.Ready):
+class AuditedReady(ready.Ready):
     def ok(self, facts: Mapping[str, Any]) -> None:
         global serving
         super().ok(facts)
@@ -39,6 +40,6 @@ class AuditedWorker(worker.Worker):
 
 if __name__ == "__main__":
     sys.addaudithook(hook)
-    worker.Ready = AuditedReady  # type: ignore[misc]
-    worker.Worker = AuditedWorker  # type: ignore[misc]
-    sys.exit(worker.main())
+    birth.Ready = AuditedReady  # type: ignore[misc]
+    birth.Worker = AuditedWorker  # type: ignore[misc]
+    zygote.main(birth.main)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process in the place of a worker, for tests of the composition above a fake host.
+"""A zygote of processes in the place of workers, for tests of the composition above a fake host.
 
-It speaks the real protocol (start document, ready pipe, control socket) and has no session and no
-FUSE. What it does beside that is told by words in the volume's name: ``refuse`` fails like a wrong
-LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the target is
-away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request, ``mute`` does not know its
-capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked for.
+They speak the real protocol (start document, ready pipe, pulse, control socket) and have no session
+and no FUSE. What one does beside that is told by words in the volume's name: ``refuse`` fails like
+a wrong LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the
+target is away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request, ``mute`` does not
+know its capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked
+for.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from typing import Any
 import anyio
 
 from fusefs.errors import DeviceBusy
+from fusefs.process import pulse, zygote
+from fusefs.process.birth import prepare_process, read_document
 from fusefs.process.control import ControlServer
-from fusefs.process.launch import READY_FD
+from fusefs.process.inherited import Inherited
 from fusefs.process.messages import StartDocument
-from fusefs.process.worker import Ready, read_document
+from fusefs.process.ready import Ready
 from pyscsi_init.errors import LunNotFound, NotReady
 
 SIZE = 1 << 30
 
 
-async def serve(document: StartDocument, ready: Ready) -> None:
+async def serve(document: StartDocument, ready: Ready, heard: int) -> None:
     name = document.spec.name
     over = anyio.Event()
 
@@ -70,11 +73,21 @@ async def serve(document: StartDocument, ready: Ready) -> None:
         elif "hang" not in name:
             unit = re.search(r"unit-\d+", name)
             identity = {"key": unit[0], "block_size": 512, "size_bytes": 1} if unit else {}
+            pulse.say(heard, pulse.READY)
             ready.ok({"block_size": 512, "size_bytes": SIZE, "identity": identity})
         await over.wait()
         group.cancel_scope.cancel()
     server.close()
+    pulse.say(heard, pulse.OVER)
+
+
+def main(inherited: Inherited) -> int:
+    prepare_process()
+    document = StartDocument.decode(read_document(inherited.document))
+    ready = Ready(inherited.ready, must_be_heard=inherited.generation == 1)
+    anyio.run(serve, document, ready, inherited.pulse)
+    return 0
 
 
 if __name__ == "__main__":
-    anyio.run(serve, read_document(0), Ready(READY_FD))
+    zygote.main(main)

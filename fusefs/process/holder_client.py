@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking the holder of a run directory, and starting it where none runs.
+
+Each call is one connection. A holder that ends while it is asked (its last volume was forgotten) is
+no failure: the next one is started and asked. Volumes whose holder died are found again by the one
+that any call here starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from fusefs.errors import WorkerFailed
+from fusefs.host import Host
+from fusefs.process import places
+from fusefs.process.exchange import (
+    ANSWER_SECONDS,
+    HeldFacts,
+    HolderEnded,
+    HolderStatus,
+    collecting,
+    connected,
+    exchange,
+    result_of,
+    send,
+)
+from fusefs.process.launch import (
+    ZYGOTE_MODULE,
+    StartedWorker,
+    code_of_this_process,
+    spawn_holder,
+)
+from fusefs.process.messages import StartDocument
+from fusefs.process.packets import Packet, peer_of
+from fusefs.process.pids import WorkerIdentity
+
+START_SECONDS = 20.0
+"""For a holder to be there, and for a zygote that imports everything on a slow machine."""
+FORK_SECONDS = 30.0
+END_SECONDS = 5.0
+ASKING_SECONDS = 2.0
+"""How long a holder that has just begun may take to hear of its volumes."""
+_PAUSE_S = 0.01
+
+
+class HolderClient:
+    """The holder of the run directory ``run``."""
+
+    def __init__(
+        self,
+        run: Path | str,
+        host: Host,
+        *,
+        zygote: str = ZYGOTE_MODULE,
+        silence_s: float | None = None,
+    ) -> None:
+        """``zygote`` is the module that its zygotes run; ``silence_s`` after how many seconds
+        without a beat a worker is killed, if not the usual."""
+        self._run = Path(run)
+        self._host = host
+        self._zygote = zygote
+        self._silence_s = silence_s
+
+    # -- volumes ----------------------------------------------------------------------------------
+
+    async def start(
+        self, document: StartDocument, descriptors: Mapping[str, int], log: Path
+    ) -> StartedWorker:
+        """Let the holder keep a volume and start its first worker.
+
+        ``descriptors`` are ``fuse``, ``slots`` (with the native channel); they stay the caller's.
+
+        Raises:
+            WorkerFailed: it could not be started.
+        """
+        name = document.spec.name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.ExitStack() as ours:
+            ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+            ours.callback(os.close, ready_write)
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(os.close, ready_read)
+                log_fd = os.open(log, flags, 0o600)
+                ours.callback(os.close, log_fd)
+                named = {**descriptors, "ready": ready_write, "log": log_fd}
+                values = {
+                    "request": "start",
+                    "name": name,
+                    "directory": Path(document.directory).name,
+                    "native": document.spec.fuse_channel == "native",
+                    "descriptors": list(named),
+                }
+                result = await self._ask(
+                    name, values, document.encode(), list(named.values()), FORK_SECONDS
+                )
+                on_failure.pop_all()
+        identity = WorkerIdentity(int(result["pid"]), int(result["start_time"]))
+        return StartedWorker(name, identity, ready_read, log)
+
+    @asynccontextmanager
+    async def ending(self, name: str) -> AsyncIterator[None]:
+        """While inside, nobody follows a worker of the volume that dies. If it was not forgotten
+        inside, and its worker lives, it is held on as before."""
+        with contextlib.ExitStack() as ours:
+            connection = await self._connect(start=False)
+            if connection is not None:
+                ours.enter_context(connection)
+                with contextlib.suppress(HolderEnded):  # so it has no volume any more
+                    request = {"request": "ending", "name": name}
+                    await exchange(connection, request, b"", (), name)
+            yield
+
+    async def forget(self, name: str) -> None:
+        """Let go of a volume. A holder that has none left ends; it has ended on return."""
+        connection = await self._connect(start=False)
+        if connection is None:
+            return
+        with connection:
+            try:
+                pidfd = os.pidfd_open(peer_of(connection)[0])
+            except OSError:
+                return
+            try:
+                request = {"request": "forget", "name": name}
+                result = await exchange(connection, request, b"", (), name)
+                if result["ends"]:
+                    with anyio.move_on_after(END_SECONDS):
+                        await anyio.wait_readable(pidfd)
+                    await anyio.to_thread.run_sync(self._host.remove_process_group)
+            except HolderEnded:
+                return
+            finally:
+                os.close(pidfd)
+
+    async def status(self, *, start: bool = True) -> HolderStatus:
+        """What the holder knows. With ``start`` one is started where none runs and there are
+        volumes.
+
+        Raises:
+            WorkerFailed: there are volumes, and no holder can be had.
+        """
+        if not start:
+            connection = await self._connect(start=False)
+            if connection is None:
+                return HolderStatus()
+            connection.close()
+        if not await anyio.to_thread.run_sync(self._has_volumes):
+            return HolderStatus()
+        deadline = anyio.current_time() + ASKING_SECONDS
+        while True:
+            volumes: dict[str, HeldFacts] = {}
+            values = await self._ask("", {"request": "status"}, also=collecting(volumes))
+            if not values.get("asking") or anyio.current_time() > deadline:
+                return HolderStatus(
+                    volumes,
+                    int(values["pid"]),
+                    int(values["zygote_pid"]) or None,
+                    tuple(values["notes"]),
+                )
+            await anyio.sleep(_PAUSE_S)
+
+    # -- replacing --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def successor(self, name: str) -> AsyncIterator[Callable[[float], Any]]:
+        """Inside, the worker is to be made to end; the yielded function then waits, at most so many
+        seconds, until its successor serves, and returns what ``status`` says of it.
+
+        The function raises WorkerFailed if there will be none.
+        """
+        connection = await self._connect(start=True)
+        assert connection is not None  # noqa: S101  (it was started)
+        with connection:
+            await send(connection, {"request": "successor", "name": name})
+
+            async def wait(seconds: float) -> Mapping[str, Any]:
+                try:
+                    with anyio.fail_after(seconds):
+                        return await result_of(connection, name)
+                except TimeoutError:
+                    why = f"its successor does not serve after {seconds:g} s"
+                    raise WorkerFailed(name, why) from None
+
+            yield wait
+
+    async def renew_zygote(self) -> int:
+        """Let workers come from the code of this process from now on; the zygote's number.
+
+        Raises:
+            WorkerFailed: the new zygote did not come up; the old one goes on.
+        """
+        request = {"request": "zygote", **code_of_this_process()}
+        return int((await self._ask("", request, seconds=FORK_SECONDS))["pid"])
+
+    async def renew_holder(self) -> int:
+        """Replace the holder by one of the code of this process; the number of the one there is.
+
+        Raises:
+            WorkerFailed: none can be had.
+        """
+        before = (await self._ask("", {"request": "status"}, also=collecting({})))["pid"]
+        await self._start(take_over=True)
+        deadline = anyio.current_time() + START_SECONDS
+        while True:
+            now = (await self._ask("", {"request": "status"}, also=collecting({})))["pid"]
+            if now != before or anyio.current_time() > deadline:
+                return int(now)
+            await anyio.sleep(_PAUSE_S)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _has_volumes(self) -> bool:
+        try:
+            return any((self._run / places.VOLUMES).iterdir())
+        except FileNotFoundError:
+            return False
+
+    async def _ask(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        payload: bytes = b"",
+        descriptors: Sequence[int] = (),
+        seconds: float = ANSWER_SECONDS,
+        also: Callable[[Packet], None] | None = None,
+    ) -> Mapping[str, Any]:
+        """One request. Asked again where the holder ended without an answer: it does nothing more
+        when it has begun to end."""
+        deadline = anyio.current_time() + START_SECONDS
+        while True:
+            connection = await self._connect(start=True)
+            assert connection is not None  # noqa: S101
+            with connection:
+                try:
+                    return await exchange(
+                        connection, values, payload, descriptors, name, seconds, also
+                    )
+                except HolderEnded:
+                    if anyio.current_time() > deadline:
+                        raise
+
+    async def _connect(self, *, start: bool) -> socket.socket | None:
+        deadline = anyio.current_time() + START_SECONDS
+        started = False
+        while True:
+            connection = connected(self._run)
+            if connection is not None or not start:
+                return connection
+            if anyio.current_time() > deadline:
+                raise WorkerFailed("", f"no holder comes up; see {self._run / places.LOG_NAME}")
+            if not started:
+                await self._start()
+                started = True
+                deadline = anyio.current_time() + START_SECONDS
+            await anyio.sleep(_PAUSE_S)
+
+    async def _start(self, *, take_over: bool = False) -> None:
+        configuration = {
+            **code_of_this_process(),
+            "run": str(self._run),
+            "zygote": self._zygote,
+            "silence_s": self._silence_s,
+            "take_over": take_over,
+        }
+
+        def begin() -> None:
+            spawn_holder(
+                configuration,
+                prefix=self._host.process_group_command(),
+                before=self._host.leave_process_group,
+            )
+
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(begin)
+        except OSError as error:
+            raise WorkerFailed("", f"no holder can be started: {error}") from error

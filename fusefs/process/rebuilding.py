@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a holder comes to its volumes when it did not start them.
+
+Its predecessor is dead: each worker has copies of what the holder had of it, and is asked for them
+on its control socket (``hold``); with the request goes a new pulse. Or its predecessor lives and
+gives everything away (``hand-over``), which is how a holder is replaced by newer code.
+
+A worker that does not answer yet is asked as long as it takes; one that was starting when its
+holder died is found when its control socket appears.
+
+INVARIANT: nothing but the standard library, because the holder imports this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusefs.process import places
+from fusefs.process.held import HeldVolume, Keeping
+from fusefs.process.loop import Loop
+from fusefs.process.packets import (
+    BadPacket,
+    Outbox,
+    Packet,
+    close_all,
+    encode,
+    peer_of,
+    receive,
+    receive_with_descriptors,
+    send_with_descriptors,
+)
+from fusefs.process.pids import WorkerIdentity, start_time_of
+from fusefs.process.pulse import make_pulse
+from fusefs.process.restarts import Restarts
+
+log = logging.getLogger("fusefs.holder")
+
+RESCAN_S = 2.0
+TAKE_OVER_S = 10.0
+_CHUNK = 65536
+
+
+@dataclass(slots=True)
+class _Question:
+    """One worker that was asked and has not answered."""
+
+    directory: str
+    connection: socket.socket
+    pulse: int
+    received: bytearray = field(default_factory=bytearray)
+    descriptors: list[int] = field(default_factory=list)
+
+
+class Rebuilding:
+    """Fills ``keeping`` with what others have."""
+
+    def __init__(self, loop: Loop, keeping: Keeping, run: str) -> None:
+        self._loop = loop
+        self._keeping = keeping
+        self._volumes = Path(run) / places.VOLUMES
+        self._questions: dict[str, _Question] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has not answered yet."""
+        return bool(self._questions)
+
+    def waits_for(self) -> list[str]:
+        """The directories of the workers that have not answered."""
+        return sorted(self._questions)
+
+    # -- from the workers -------------------------------------------------------------------------
+
+    def ask_the_workers(self) -> None:
+        """Ask every worker that is not held; now, and from time to time."""
+        with contextlib.suppress(OSError):
+            for directory in sorted(each.name for each in self._volumes.iterdir()):
+                if directory not in self._questions and not self._is_held(directory):
+                    self._ask(directory)
+        self._loop.call_in(RESCAN_S, self.ask_the_workers)
+
+    def _is_held(self, directory: str) -> bool:
+        return any(volume.directory == directory for volume in self._keeping.volumes.values())
+
+    def _ask(self, directory: str) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        pulse = -1
+        try:
+            folder = os.open(self._volumes / directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(places.through(folder, places.CONTROL_SOCKET))
+            finally:
+                os.close(folder)
+            pulse = make_pulse()
+            values = {"request": "hold", "descriptors": ["pulse"]}
+            send_with_descriptors(connection, encode(values), [pulse])
+        except OSError:  # nobody listens: no worker, or not yet
+            connection.close()
+            close_all([pulse])
+            return
+        question = _Question(directory, connection, pulse)
+        self._questions[directory] = question
+        self._loop.watch(connection.fileno(), lambda: self._heard(question))
+
+    def _heard(self, question: _Question) -> None:
+        try:
+            data, descriptors = receive_with_descriptors(question.connection, _CHUNK)
+        except BlockingIOError:
+            return
+        except (OSError, BadPacket):
+            data, descriptors = b"", []
+        question.received += data
+        question.descriptors += descriptors
+        if data and not question.received.endswith(b"\n") and len(question.received) < _CHUNK:
+            return
+        pid, _uid = peer_of(question.connection)
+        self._loop.unwatch(question.connection.fileno())
+        question.connection.close()
+        del self._questions[question.directory]
+        try:
+            reply = json.loads(question.received)
+            packet = Packet(dict(reply["result"]), b"", question.descriptors)
+        except (ValueError, KeyError, TypeError):
+            close_all([*question.descriptors, question.pulse])
+            return
+        try:
+            self._adopt(question, packet, pid)
+        finally:
+            packet.close()
+
+    def _adopt(self, question: _Question, packet: Packet, pid: int) -> None:
+        values = packet.values
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            close_all([question.pulse])
+            return
+        document = packet.take("document")
+        name = str(values["name"])
+        volume = HeldVolume(
+            name,
+            _read_all(document),
+            packet.take("fuse"),
+            packet.take("slots"),
+            packet.take("log"),
+            native=bool(values["native"]),
+            directory=question.directory,
+            pulse=question.pulse,
+            generation=int(values["generation"]),
+            worker=WorkerIdentity(pid, start_time_of(pid) or -1),
+            restarts=Restarts(int(values["generation"]) - 1),
+        )
+        if self._is_being_ended(question.directory):
+            volume.ending = "its state file says so"
+        log.info("volume %s: worker %d goes on", name, pid)
+        self._keeping.adopt(volume, pidfd, serving=bool(values["ready"]))
+
+    def _is_being_ended(self, directory: str) -> bool:
+        try:
+            state = json.loads((self._volumes / directory / "state.json").read_bytes())
+            return bool(state["phase"] == "detaching")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    # -- from one holder to the next --------------------------------------------------------------
+
+    def give(self, outbox: Outbox) -> None:
+        """Send every volume. They stay ours until the other one has all."""
+        for volume in self._keeping.volumes.values():
+            worker = volume.worker
+            named = {**volume.descriptors(), "pidfd": volume.pidfd}
+            present = {name: fd for name, fd in named.items() if fd >= 0}
+            outbox.put(
+                {
+                    "volume": volume.name,
+                    "descriptors": list(present),
+                    "native": volume.native,
+                    "directory": volume.directory,
+                    "state": volume.state,
+                    "generation": volume.generation,
+                    "was_ready": volume.was_ready,
+                    "pid": worker.pid if worker else 0,
+                    "start_time": worker.start_time if worker else 0,
+                    "restarts": volume.restarts.count,
+                    "last_death": volume.last_death,
+                },
+                volume.document,
+                list(present.values()),
+            )
+
+    def take_over(self, path: str) -> tuple[bool | None, tuple[socket.socket, int] | None]:
+        """Ask the living holder for everything; whether it gave it (None: there is none), and its
+        zygote. Waits, for so long that nothing else could be done with a holder that hangs."""
+        received: list[Packet] = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+            other.settimeout(TAKE_OVER_S)
+            try:
+                other.connect(path)
+                other.send(encode({"request": "hand-over"}))
+                while (packet := receive(other)) is not None and "done" not in packet.values:
+                    received.append(packet)
+                    if packet.values.get("ok") is False:
+                        log.error("the holder keeps everything: %s", packet.values.get("error"))
+                        return False, None
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None, None
+            except (OSError, BadPacket):
+                packet = None
+            if packet is None:
+                for each in received:
+                    each.close()
+                return False, None
+        zygote = None
+        for each in received:
+            if "zygote" in each.values:
+                connection = socket.socket(fileno=each.take("zygote"))
+                zygote = connection, int(each.values["zygote"])
+            else:
+                self._take(each)
+            each.close()
+        return True, zygote
+
+    def _take(self, packet: Packet) -> None:
+        values: Mapping[str, Any] = packet.values
+        pid = int(values["pid"])
+        volume = HeldVolume(
+            str(values["volume"]),
+            packet.payload,
+            packet.take("fuse"),
+            packet.take("slots"),
+            packet.take("log"),
+            native=bool(values["native"]),
+            directory=str(values["directory"]),
+            pulse=packet.take("pulse"),
+            state=str(values["state"]),
+            generation=int(values["generation"]),
+            worker=WorkerIdentity(pid, int(values["start_time"])) if pid else None,
+            was_ready=bool(values["was_ready"]),
+            restarts=Restarts(int(values["restarts"])),
+            last_death=str(values["last_death"]),
+        )
+        pidfd = packet.take("pidfd")
+        if pidfd >= 0:
+            self._keeping.adopt(volume, pidfd, serving=volume.state == "serving")
+        else:
+            self._keeping.volumes[volume.name] = volume
+            if volume.state == "waiting":
+                self._keeping.stay(volume)
+
+
+def _read_all(descriptor: int) -> bytes:
+    """What the worker left in the pipe; it has closed its end."""
+    data = bytearray()
+    try:
+        os.set_blocking(descriptor, False)
+        while chunk := os.read(descriptor, _CHUNK):
+            data += chunk
+    except OSError:
+        return b""
+    finally:
+        close_all([descriptor])
+    return bytes(data)

@@ -93,7 +93,9 @@ def test_a_worker_that_dies_while_its_target_is_away(
             os.kill(pid, signal.SIGKILL)
             until(lambda: volumes.get("v").worker_pid not in (None, *pids), 20)
             pids.add(volumes.get("v").worker_pid)
-            until(lambda: volumes.get("v").state == "recovering", 20)
+            # It serves already, in the place of the target.
+            until(lambda: volumes.get("v").io.get("in_flight"), 20)
+        assert volumes.get("v").state == "recovering"
         assert load.running
         tgt.start()
         load.join(60)

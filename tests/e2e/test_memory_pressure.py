@@ -59,10 +59,11 @@ def test_writeback_goes_on_with_little_memory(
 
 
 def test_a_worker_is_not_in_the_cgroup_of_who_mounted(
-    tgt: TgtServer, volumes: Volumes, tmp_path: Path
+    tgt: TgtServer, volumes: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the writer's dirty pages would fill its memory, and it would wait, in the kernel, for
     pages that only it can write: with cgroup v1 that is the end."""
+    monkeypatch.setenv("PYSCSI_INIT_CGROUP", "on")  # the tests have it off otherwise
     with MemoryCgroup("-both") as group:
         with group.entered():
             volume, disk = mounted(tgt, volumes, tmp_path)

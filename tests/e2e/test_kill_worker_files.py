@@ -27,8 +27,9 @@ from tests.support.tgt import TgtServer
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
 MEBI = 1 << 20
-FIRST_GAP_S, LAST_GAP_S = 0.2, 1.5
-"""Between two kills: any moment of a worker's life, and not so soon that it is held back."""
+FIRST_GAP_S, LAST_GAP_S = 0.2, 2.0
+"""Between two kills: any moment of a worker's life, and not so soon, on average, that its successor
+is held back."""
 KILLS = int(os.environ.get("PYSCSI_INIT_SOAK_KILLS_FILES") or 50)
 
 

@@ -19,9 +19,10 @@ import pytest
 from tests.e2e.conftest import Volumes
 from tests.support import files
 from tests.support.direct_io import until
-from tests.support.files import FilesWrong, FileWorkload, percentiles
+from tests.support.files import FilesWrong, FileWorkload
 from tests.support.filesystems import fsck_is_clean
 from tests.support.kernel_log import KernelLog
+from tests.support.stalls import Figures
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
@@ -58,7 +59,7 @@ def kill_worker(volumes: Volumes, name: str) -> float:
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 @pytest.mark.parametrize(
-    "kills", [4, pytest.param(KILLS, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "kills", [3, pytest.param(KILLS, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
 )
 def test_files_survive_their_worker(
     tgt: TgtServer, volumes: Volumes, tmp_path: Path, fstype: str, kills: int
@@ -81,11 +82,8 @@ def test_files_survive_their_worker(
         assert volumes.get("v").io["errors"] == 0
         volumes.umount("v")
         log.check(volume.loop)
-        stalls = workload.stalls(moments)
-        print(  # noqa: T201  (figures are half of what this is for)
-            f"\n{fstype}: {workload.operations} operations; stalls by {kills} kills of the worker: "
-            f"{percentiles(stalls)}"
-        )
+        stalls = Figures(f"worker killed under files on {fstype}", workload.stalls(moments))
+        print(f"\n{stalls}; {workload.operations} operations")  # noqa: T201  (for people)
         again = volumes.mount(url, name="v")
         workload.check(Path(again.mountpoint))
         volumes.umount("v")

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -377,17 +376,6 @@ class FileWorkload:
             max((end - begin for begin, end in times if begin - 0.1 <= moment <= end), default=0.0)
             for moment in moments
         ]
-
-
-def percentiles(seconds: Sequence[float]) -> str:
-    """Median, 90th and 99th percentile and the longest, in milliseconds."""
-    if len(seconds) < 2:
-        return f"{len(seconds)}: " + " ".join(f"{each * 1000:.0f} ms" for each in seconds)
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return (
-        f"{len(seconds)}: median {cuts[49] * 1000:.0f} ms, 90% {cuts[89] * 1000:.0f} ms, "
-        f"99% {cuts[98] * 1000:.0f} ms, longest {max(seconds) * 1000:.0f} ms"
-    )
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def level_table(run: Run, level: str) -> Table:
     """Medians of one level, and the ratios of ours to each peer."""
     columns = columns_of(run, level)
     table = Table(title=f"{level}: medians", box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("case", max_width=40)
+    table.add_column("case", max_width=44)
     table.add_column("subject", no_wrap=True)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")

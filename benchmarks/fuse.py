@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from . import criteria, fio
 from .criteria import NBDFUSE, QEMU, QEMU_SERIAL
 from .level import Context, Level
-from .model import GRID_DEPTHS, GRID_PATTERNS, GRID_SIZES, OURS, Case, grid
+from .model import OURS, Case, with_grid
 from .peers import Peer, peer
 from .volumes import attached
 
@@ -26,17 +26,15 @@ CASES = [
 @contextlib.contextmanager
 def fuse(context: Context) -> Iterator[Level]:
     """The level, on the shared LUN."""
-    cases = list(CASES)
-    if context.grid:
-        cases += [
-            case for case in grid(GRID_PATTERNS, GRID_SIZES, GRID_DEPTHS) if case not in cases
-        ]
+    cases = with_grid(CASES) if context.grid else CASES
     url = context.target.url(0)
     with contextlib.ExitStack() as stack:
         volume = stack.enter_context(attached(context, url, "bench"))
         served = {OURS: Peer(volume["loop"], (volume["worker_pid"],))}
+        needed = {subject for case in context.chosen(cases) for subject in subjects(case)}
         for kind in (QEMU, QEMU_SERIAL, NBDFUSE):
-            served[kind] = stack.enter_context(peer(context, kind, url))
+            if kind in needed:
+                served[kind] = stack.enter_context(peer(context, kind, url))
 
         def measure(case: Case, subject: str) -> dict[str, float]:
             it = served[subject]

@@ -7,6 +7,7 @@ any order; so the loop alone decides how subjects alternate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Context:
     lun_numbers: Mapping[str, Sequence[int]]
     """Level -> which LUNs of the target are its own."""
     case: str = ""
-    """Only cases with this text in their names are measured."""
+    """Only cases with these words in their names are measured."""
     grid: bool = False
     notes: list[str] = field(default_factory=list)
     step: Callable[[str], None] = lambda _text: None
@@ -42,7 +43,11 @@ class Context:
 
     def chosen(self, cases: Sequence[Case]) -> list[Case]:
         """Those of ``cases`` that are to be measured."""
-        return [case for case in cases if self.case in case.name]
+        # Whole words: 4 KiB is not 64 KiB, and depth 1 is not depth 128.
+        wanted = (
+            re.compile(rf"(?<!\w){re.escape(self.case)}(?!\w)") if self.case else re.compile("")
+        )
+        return [case for case in cases if wanted.search(case.name)]
 
     def environment(self) -> dict[str, str]:
         """Of our command: its volumes and its state are this run's own."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from . import criteria
 from .criteria import LIBISCSI
 from .level import Context, Level
-from .model import GRID_DEPTHS, GRID_PATTERNS, GRID_SIZES, OURS, Case, grid
+from .model import OURS, Case, with_grid
 from .processes import Failed, run, run_counted
 
 CASES = [
@@ -28,11 +28,7 @@ CASES = [
 @contextmanager
 def library(context: Context) -> Iterator[Level]:
     """The level, on the shared LUN."""
-    cases = list(CASES)
-    if context.grid:
-        cases += [
-            case for case in grid(GRID_PATTERNS, GRID_SIZES, GRID_DEPTHS) if case not in cases
-        ]
+    cases = with_grid(CASES) if context.grid else CASES
     url = context.target.url(0)
 
     def measure(case: Case, subject: str) -> dict[str, float]:

@@ -42,6 +42,16 @@ def facts() -> dict[str, Any]:
     }
 
 
+def busy() -> str:
+    """Why the figures of this moment would say little; empty where they would not."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < cores / 2:
+        return ""
+    return (
+        f"the machine was busy (load {load:.1f} on {cores} cores): figures scatter, see the rounds"
+    )
+
+
 def _processor() -> str:
     match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return match[1] if match else platform.machine()

@@ -183,11 +183,21 @@ def divided(one: float, other: float) -> float:
     return one / other if other and math.isfinite(one) and math.isfinite(other) else math.nan
 
 
-def grid(patterns: Sequence[str], sizes: Sequence[int], depths: Sequence[int]) -> list[Case]:
-    """Every combination."""
-    return [Case(p, size, depth) for p in patterns for size in sizes for depth in depths]
-
-
 GRID_SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 GRID_DEPTHS = (1, 8, 32, 128)
 GRID_PATTERNS = ("randread", "randwrite", "randrw")
+
+
+def with_grid(cases: Sequence[Case]) -> list[Case]:
+    """``cases`` and every combination of the grid, in order of pattern, size and depth."""
+    every = {
+        Case(pattern, size, depth)
+        for pattern in GRID_PATTERNS
+        for size in GRID_SIZES
+        for depth in GRID_DEPTHS
+    }
+    patterns = list(WORDS)
+    return sorted(
+        every.union(cases),
+        key=lambda case: (patterns.index(case.pattern), case.block_size, case.depth),
+    )

@@ -1,69 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of a run: ratios with a line at 1, throughput and latency against depth, CPU time.
 
-Each function makes one figure or None where the run has nothing for it. Colours belong to subjects
-and are the same everywhere; they are told apart by people who do not see red and green, too.
+Each function makes one figure, or None where the run has nothing for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from .criteria import LIBISCSI, NBDFUSE, QEMU, QEMU_SERIAL, Verdict, judge
+from .criteria import QEMU, Verdict, judge
+from .drawing import (
+    COLOURS,
+    LATENCIES,
+    MARKERS,
+    Plot,
+    colour,
+    from_zero,
+    legend_below,
+    log_axis,
+    ratio_axis,
+)
 from .model import OURS, WORDS, Run, size_words
 
-COLOURS = {
-    OURS: "#0072b2",
-    LIBISCSI: "#d55e00",
-    QEMU: "#d55e00",
-    QEMU_SERIAL: "#e69f00",
-    NBDFUSE: "#009e73",
-    "pyfuse3": "#cc79a7",
-}
-MARKERS = {OURS: "o", LIBISCSI: "s", QEMU: "s", QEMU_SERIAL: "^", NBDFUSE: "D", "pyfuse3": "v"}
-LATENCIES = (("p50_us", "p50", "-"), ("p99_us", "p99", "--"), ("p999_us", "p99.9", ":"))
-GREY = "#777777"
-RATIO_TICKS = (0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 50)
-
-plt.rcParams.update(
-    {
-        "font.size": 10,
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#e3e3e3",
-        "legend.frameon": False,
-        "svg.hashsalt": "benchmarks",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A figure, with a name for a file and a title for people."""
-
-    name: str
-    title: str
-    figure: Figure
-
-
-def colour(subject: str) -> str:
-    """Of a subject."""
-    return COLOURS.get(subject, GREY)
+MAX_CASES = 12
+"""In one plot."""
 
 
 def plots(run: Run, level: str | None = None) -> Iterator[Plot]:
@@ -76,52 +42,30 @@ def plots(run: Run, level: str | None = None) -> Iterator[Plot]:
     if level == "many":
         yield Plot("many", "Many volumes", many_figure(run))
         return
-    for maker in (ratio_figure, cpu_figure):
-        if (figure := maker(run, level)) is not None:
-            name = maker.__name__.removesuffix("_figure")
-            title = {"ratio": "Throughput, ours / peer", "cpu": "CPU time per I/O"}[name]
-            yield Plot(f"{level}-{name}", title, figure)
+    for name, title, maker in (
+        ("ratio", "Throughput, ours / peer", ratio_figure),
+        ("cpu", "CPU time per I/O", cpu_figure),
+    ):
+        for words, cases in _in_parts(run, level).items():
+            if (figure := maker(run, level, cases)) is not None:
+                part = words.replace(" ", "-")
+                yield Plot(
+                    "-".join(filter(None, (level, name, part))),
+                    f"{title}{', ' * bool(words)}{words}",
+                    figure,
+                )
     yield from depth_plots(run, level)
 
 
-# -- parts ----------------------------------------------------------------------------------------
-
-
-def _plain(value: float, _position: object = None) -> str:
-    """An axis label without powers: 0.5, 20, 1.5k."""
-    if value >= 1e6:
-        return f"{value / 1e6:g}M"
-    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
-
-
-def _log_axis(axis: Any, *, subs: tuple[float, ...] = (1, 2, 5)) -> None:
-    axis.set_major_locator(LogLocator(base=10, subs=subs))
-    axis.set_major_formatter(FuncFormatter(_plain))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _ratio_axis(axes: Axes, values: list[float]) -> None:
-    """A logarithmic axis of ratios that has 1 on it, marked."""
-    axes.set_xscale("log")
-    low, high = min([*values, 0.8]) / 1.15, max([*values, 1.25]) * 1.2
-    axes.set_xlim(low, high)
-    ticks = [tick for tick in RATIO_TICKS if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.axvline(1, color="black", linewidth=1.2, zorder=1)
-    axes.grid(axis="y", visible=False)
-
-
-def _legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    # One entry for each name, however many marks have it.
-    handles = {
-        label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center",
-        ncols=min(columns, len(handles)),
-    )  # fmt: skip
+def _in_parts(run: Run, level: str) -> dict[str, list[str]]:
+    """The cases in one plot, or in one for each pattern where they are many."""
+    cases = run.cases[level]
+    if len(cases) <= MAX_CASES:
+        return {"": list(cases)}
+    parts: dict[str, list[str]] = {}
+    for name, case in cases.items():
+        parts.setdefault(WORDS.get(case.pattern, ""), []).append(name)
+    return parts
 
 
 # -- what is wanted -------------------------------------------------------------------------------
@@ -145,7 +89,7 @@ def criteria_figure(verdicts: list[Verdict]) -> Figure:
     )  # fmt: skip
     for axes, (title, rows) in zip(all_axes[:, 0], groups, strict=True):
         _criteria_axes(axes, title, rows)
-    _legend_below(figure, all_axes[0, 0], columns=5)
+    legend_below(figure, all_axes[0, 0], columns=5)
     return figure
 
 
@@ -174,7 +118,7 @@ def _criteria_axes(axes: Axes, title: str, rows: list[Verdict]) -> None:
     axes.plot(aims, places, "|", color="#009e73", markersize=15, markeredgewidth=2, label="aim")
     axes.set_yticks(places, [_row_label(verdict) for verdict in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    _ratio_axis(axes, [*at_least, *aims, *(v for row in rows for v in (row.lowest, row.highest))])
+    ratio_axis(axes, [*at_least, *aims, *(v for row in rows for v in (row.lowest, row.highest))])
     axes.set_title(title, loc="left")
 
 
@@ -191,10 +135,10 @@ Rows = list[tuple[str, dict[str, float]]]
 """Case -> subject -> value, where there is one."""
 
 
-def ratio_figure(run: Run, level: str) -> Figure | None:
+def ratio_figure(run: Run, level: str, cases: list[str]) -> Figure | None:
     """Throughput of ours by that of each peer, case by case."""
     rows: Rows = []
-    for case in run.cases[level]:
+    for case in cases:
         rate = "tps" if run.values(level, case, OURS, "tps") else "iops"
         peers = [subject for subject in run.subjects(level, case) if subject != OURS]
         found = {peer: run.ratio(level, case, OURS, peer, rate) for peer in peers}
@@ -214,16 +158,16 @@ def ratio_figure(run: Run, level: str) -> Figure | None:
             [0], [0], left=1, hatch="///", facecolor="#bbbbbb", edgecolor="white",
             label="this peer's writes corrupt",
         )  # fmt: skip
-    _ratio_axis(axes, [value for _, found in rows for value in found.values()])
+    ratio_axis(axes, [value for _, found in rows for value in found.values()])
     axes.set_xlabel("ours / peer: right of the line ours is faster")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
-def cpu_figure(run: Run, level: str) -> Figure | None:
+def cpu_figure(run: Run, level: str, cases: list[str]) -> Figure | None:
     """CPU time of the initiator's processes for each I/O, case by case."""
     rows: Rows = []
-    for case in run.cases[level]:
+    for case in cases:
         found = {
             subject: run.median(level, case, subject, "cpu_us")
             for subject in run.subjects(level, case)
@@ -244,10 +188,10 @@ def cpu_figure(run: Run, level: str) -> Figure | None:
         _annotate(axes, place, value, f"{value:.1f}", right=True)
     axes.set_xscale("log")
     axes.set_xlim(left, max(values) * 1.6)
-    _log_axis(axes.xaxis)
+    log_axis(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("CPU time per I/O (pgbench: per transaction), µs; less is better")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -344,12 +288,11 @@ def depth_figure(run: Run, level: str, pattern: str, size: int, kind: str) -> Fi
     cpu.set_title("CPU time per I/O, µs", loc="left")
     latency.set_title("latency, µs: p50 —  p99 - -  p99.9 ···", loc="left")
     for axes in (rate, cpu):
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        from_zero(axes)
     if latency.lines:
         latency.set_yscale("log")
-        _log_axis(latency.yaxis)
-    _legend_below(figure, rate)
+        log_axis(latency.yaxis)
+    legend_below(figure, rate)
     return figure
 
 
@@ -374,8 +317,7 @@ def many_figure(run: Run) -> Figure:
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        from_zero(axes)
         axes.set_xlabel("volumes")
         axes.set_title(title, loc="left")
         if labels[0]:

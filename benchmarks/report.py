@@ -24,8 +24,9 @@ from markupsafe import Markup
 
 from .criteria import Verdict, judge
 from .display import columns_of, number
+from .drawing import Plot
 from .model import OURS, Run
-from .plots import Plot, plots
+from .plots import plots
 
 PNG_DPI = 144
 LEVELS = {

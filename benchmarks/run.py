@@ -69,7 +69,7 @@ def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="of each measurement (2)")
     add("--loop", default="uvloop", choices=("uvloop", "asyncio", "trio"),
         help="event loop of ours at the library level (uvloop)")  # fmt: skip
-    add("--case", default="", metavar="TEXT", help="only cases whose name has this text in it")
+    add("--case", default="", metavar="WORDS", help="only cases with these words in their names")
     add("--quick", action="store_true", help="1 round of half a second: does it work at all?")
     add("--grid", action="store_true", help="4 KiB to 1 MiB, depths 1 to 128, read, write, mixed")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR",
@@ -102,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
             for name in ("target", "levels", "rounds", "seconds", "loop", "case", "grid")
         },
     )
+    if busy := machine.busy():
+        run.notes.append(busy)
     status = 0
     try:
         with workspace(run) as (directory, memory):

@@ -19,6 +19,7 @@ from .device import (
     LogicalUnit,
     Operation,
     RamDevice,
+    UnitRecord,
     open_lun,
 )
 from .discovery import DiscoveredTarget, discover
@@ -47,6 +48,7 @@ __all__ = [
     "Secret",
     "Session",
     "Settings",
+    "UnitRecord",
     "blocking",
     "discover",
     "errors",

@@ -209,7 +209,9 @@ def _volumes(host: Host) -> Iterator[Finding]:
     if directories.run.exists() and not os.access(directories.run, os.R_OK | os.X_OK):
         yield Finding("volumes", LESS, f"{directories.run} cannot be read", "run as root")
         return
-    volumes: list[VolumeStatus] = runner.run(VolumeManager(host).status)
+    manager = VolumeManager(host)
+    volumes: list[VolumeStatus] = runner.run(manager.status)
+    holder = runner.run(manager.holder.status)
     yield Finding("volumes", OK, ", ".join(f"{v.name} ({v.state})" for v in volumes) or "none")
     for volume in volumes:
         if volume.failed:
@@ -219,11 +221,13 @@ def _volumes(host: Host) -> Iterator[Finding]:
                 f"{volume.name} has failed: {volume.last_error}",
                 f"pyscsi-init umount {volume.name} --force",
             )
-    owned = {volume.worker_pid for volume in volumes}
+    for note in holder.notes:
+        yield Finding("control group", LESS, note, "run where control groups can be made")
+    owned = {volume.worker_pid for volume in volumes} | {holder.pid, holder.zygote_pid}
     own_directories = [str(directories.volume(volume.name).directory) for volume in volumes]
-    for pid, text in leftovers.workers().items():
+    for pid, text in leftovers.data_path().items():
         if pid not in owned and leftovers.serves(pid, directories.run):
-            yield Finding("leftover", LESS, f"worker {pid} ({text}) of no volume", f"kill {pid}")
+            yield Finding("leftover", LESS, f"process {pid} ({text}) of no volume", f"kill {pid}")
     for entry in host.mounts():
         place = entry.mountpoint
         if leftovers.is_under(place, str(directories.volumes)) and not any(

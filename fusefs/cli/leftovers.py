@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fusefs.host import Host
 
-WORKER_ARGUMENT = b"fusefs.process.worker"
+DATA_PATH_ARGUMENTS = (b"fusefs.process.zygote", b"fusefs.process.holder")
+"""Workers are forked by a zygote and have its arguments."""
 
 
 def is_under(path: str, directory: str) -> bool:
@@ -69,8 +70,8 @@ def processes_of(text: str) -> dict[int, str]:
     return found
 
 
-def workers() -> dict[int, str]:
-    """The worker processes of this host: number and command line."""
+def data_path() -> dict[int, str]:
+    """The workers, zygotes and holders of this host: number and command line."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -78,13 +79,13 @@ def workers() -> dict[int, str]:
                 arguments = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if WORKER_ARGUMENT in arguments.split(b"\0"):
+            if not set(DATA_PATH_ARGUMENTS).isdisjoint(arguments.split(b"\0")):
                 found[int(entry.name)] = _shown(arguments)
     return found
 
 
 def serves(pid: int, run_directory: Path) -> bool:
-    """Whether a worker belongs to ``run_directory``: its log, on descriptor 2, lies there."""
+    """Whether such a process belongs to ``run_directory``: its log, on descriptor 2, lies there."""
     try:
         log = str(Path(f"/proc/{pid}/fd/2").readlink())
     except OSError:

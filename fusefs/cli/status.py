@@ -44,7 +44,7 @@ def status(invocation: Invocation, name: str | None) -> None:
                 "ro" if volume.read_only else "rw",
                 volume.loop or "-",
                 volume.mountpoint or volume.file or "-",
-                volume.last_error,
+                volume.last_error or (volume.last_death if volume.state == "recovering" else ""),
             )
             for volume in volumes
         ]

@@ -209,9 +209,11 @@ class LinuxHost(Host):
     def process_group_command(self) -> list[str]:
         return process_group.command()
 
+    @blocking
     def leave_process_group(self, pid: int) -> list[str]:
         return process_group.leave(pid)
 
+    @blocking
     def remove_process_group(self) -> None:
         process_group.remove()
 

@@ -30,6 +30,7 @@ class LoopGrowth:
 
     def __init__(self, host: Host, device: BlockDevice, file: str) -> None:
         self._host = host
+        self._device = device
         self._file = file
         self._size = device.size_bytes
         self._grown = anyio.Event()
@@ -41,8 +42,17 @@ class LoopGrowth:
         self._size = size_bytes
 
     def look(self) -> None:
-        """Compare loop device and file soon: for growth that nobody here has seen happen."""
+        """Compare loop device and file soon."""
         self._grown.set()
+
+    def catch_up(self, known_bytes: int) -> None:
+        """For a worker that follows on another, once its channel serves: tell all who watch the
+        device of a size that is not the one which the kernel was told before."""
+        self._size = known_bytes
+        size_bytes = self._device.size_bytes
+        if size_bytes != known_bytes:
+            for notify in list(self._device.size_changed):
+                notify(size_bytes)
 
     async def serve(self) -> None:
         """Follow until cancelled. What fails is logged: the next growth, or a command, tries again.
@@ -65,4 +75,9 @@ async def refreshed_size(device: BlockDevice) -> int:
     Raises:
         IscsiError: the unit did not answer.
     """
-    return await device.refresh_capacity() if isinstance(device, LogicalUnit) else device.size_bytes
+    while not isinstance(device, LogicalUnit):
+        inner = getattr(device, "inner", None)  # what stands in front of a unit has this name
+        if inner is None:
+            return device.size_bytes
+        device = inner
+    return await device.refresh_capacity()

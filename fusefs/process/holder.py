@@ -40,7 +40,7 @@ from fusefs.process.zygotes import CONTROL_FD, Zygotes
 
 log = logging.getLogger("fusefs.holder")
 
-IDLE_S = 2.0
+IDLE_S = 0.5
 """A holder that nobody asks for anything, and that has no volume, ends: its command died."""
 LOCK_PATIENCE_S = 5.0
 HAND_OVER_S = 5.0

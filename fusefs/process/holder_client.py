@@ -45,6 +45,8 @@ from fusefs.process.pids import WorkerIdentity
 
 START_SECONDS = 20.0
 """For a holder to be there, and for a zygote that imports everything on a slow machine."""
+AGAIN_SECONDS = 2.0
+"""A holder that was started and is not there by then has died, or ended because nobody came."""
 FORK_SECONDS = 30.0
 END_SECONDS = 5.0
 ASKING_SECONDS = 2.0
@@ -220,9 +222,11 @@ class HolderClient:
 
     def _has_volumes(self) -> bool:
         try:
-            return any((self._run / places.VOLUMES).iterdir())
+            directories = list((self._run / places.VOLUMES).iterdir())
         except FileNotFoundError:
             return False
+        # A directory without a state file is nobody's volume.
+        return any((directory / places.STATE).exists() for directory in directories)
 
     async def _ask(
         self,
@@ -249,18 +253,19 @@ class HolderClient:
                         raise
 
     async def _connect(self, *, start: bool) -> socket.socket | None:
-        deadline = anyio.current_time() + START_SECONDS
-        started = False
+        next_start = anyio.current_time()
+        deadline = next_start + START_SECONDS
         while True:
             connection = connected(self._run)
             if connection is not None or not start:
                 return connection
-            if anyio.current_time() > deadline:
+            now = anyio.current_time()
+            if now > deadline:
                 raise WorkerFailed("", f"no holder comes up; see {self._run / places.LOG_NAME}")
-            if not started:
+            if now >= next_start:
+                # Of two that start at once one ends, so a start too many does no harm.
                 await self._start()
-                started = True
-                deadline = anyio.current_time() + START_SECONDS
+                next_start = anyio.current_time() + AGAIN_SECONDS
             await anyio.sleep(_PAUSE_S)
 
     async def _start(self, *, take_over: bool = False) -> None:

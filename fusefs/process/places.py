@@ -14,6 +14,7 @@ LOCK_NAME = "holder.lock"
 LOG_NAME = "holder.log"
 CONTROL_SOCKET = "control.sock"
 VOLUMES = "volumes"
+STATE = "state.json"
 
 
 def through(directory: int, name: str) -> str:

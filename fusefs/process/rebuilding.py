@@ -165,7 +165,7 @@ class Rebuilding:
 
     def _is_being_ended(self, directory: str) -> bool:
         try:
-            state = json.loads((self._volumes / directory / "state.json").read_bytes())
+            state = json.loads((self._volumes / directory / places.STATE).read_bytes())
             return bool(state["phase"] == "detaching")
         except (OSError, ValueError, KeyError, TypeError):
             return False

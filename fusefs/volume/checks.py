@@ -89,6 +89,12 @@ def same_unit(one: VolumeState, other: VolumeState) -> bool:
     return bool(a.get("size_bytes") == b.get("size_bytes"))
 
 
+def same_key(one: VolumeState, other: VolumeState) -> bool:
+    """Whether the units say the same of themselves, so that only a closer look tells them apart."""
+    key = _identity(one).get("key")
+    return bool(key) and key == _identity(other).get("key")
+
+
 def volume_of_unit(
     directories: Directories, target: str | None, key: str, block_size: int
 ) -> str | None:

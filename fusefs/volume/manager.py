@@ -33,7 +33,7 @@ from fusefs.volume.locks import file_lock, is_locked
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
 from fusefs.volume.replacement import UpgradeReport, replace_worker
-from fusefs.volume.resize import ResizeReport, resize
+from fusefs.volume.resize import ResizeReport, resize, with_present_size
 from fusefs.volume.stack import Composition, ProgressCallback, compose
 from fusefs.volume.state import (
     Bind,
@@ -366,10 +366,11 @@ class VolumeManager:
             if other.name == state.name or (other.spec.read_only and state.spec.read_only):
                 continue
             # Before its own admission a volume takes nothing: of two at once the first one wins.
-            if other.phase == "logging-in":
+            pieces = self._pieces(other, held.get(other.name))
+            if other.phase == "logging-in" or not pieces.is_served():
                 continue
-            if not self._pieces(other, held.get(other.name)).is_served():
-                continue
+            if checks.same_key(state, other):
+                other = await host_call(functools.partial(with_present_size, pieces))
             if same(state, other):
                 raise AlreadyAttached(state.name, other=other.name)
 

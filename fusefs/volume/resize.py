@@ -21,6 +21,7 @@ from fusefs.errors import LoopFailed, WorkerFailed
 from fusefs.host import LoopDevice
 from fusefs.volume import status
 from fusefs.volume.pieces import Pieces, loop_to_json
+from fusefs.volume.state import VolumeState
 from pyscsi_init.errors import CapacityShrunk
 
 ASK_SECONDS = 30.0
@@ -138,11 +139,22 @@ async def _grow_the_loop(
                 device=device.path,
                 remedy="try again",
             )
-        facts = {**volume.state.facts, "size_bytes": size}
-        if "identity" in facts:
-            facts["identity"] = {**facts["identity"], "size_bytes": size}
+        facts = (await volume.call(with_present_size, volume)).facts
         await volume.save(loop=loop_to_json(device), facts=facts)
     return device
+
+
+def with_present_size(volume: Pieces) -> VolumeState:
+    """The state of a volume with the size of its LUN at this moment: what the file says may be
+    older, where the loop device grew by itself. Blocks (reads sysfs)."""
+    state = volume.state
+    loops = volume.find_loops()
+    if not loops:
+        return state
+    facts = {**state.facts, "size_bytes": loops[0].size_bytes}
+    if "identity" in facts:
+        facts["identity"] = {**facts["identity"], "size_bytes": loops[0].size_bytes}
+    return state.with_(facts=facts)
 
 
 def _filesystem_size(mountpoint: str) -> int:

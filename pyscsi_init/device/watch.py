@@ -21,7 +21,7 @@ from ..session import AsyncEventReceived
 from ..transport import Session
 from .driver import drive
 from .identity import ContentWitness, Identity, check_same_unit
-from .probe import probe_capacity, probe_identity, read_head
+from .probe import probe_identity, read_head
 from .record import UnitRecord
 from .recovery import barrier
 
@@ -210,9 +210,28 @@ class UnitWatch:
     # -- the size --------------------------------------------------------------------------------
 
     async def refresh_capacity(self) -> None:
-        """Ask for the capacity anew, for targets that never tell."""
-        capacity = await drive(probe_capacity(self.what), self.session, self.lun)
-        self._set_size(capacity.blocks * capacity.block_size)
+        """Ask for the capacity anew, for targets that never tell; they may not tell either that
+        another disk stands there now, so that is asked too.
+
+        Raises:
+            IdentityMismatch: another unit; the session has failed.
+        """
+        now = await drive(probe_identity(self.what), self.session, self.lun)
+        try:
+            try:
+                check_same_unit(self.identity, now)
+            except CapacityShrunk as error:
+                log.info("%s: %s", self.what, error)
+            generation = self.witness.generation
+            length = min(now.size_bytes, self.witness.length)
+            head = await drive(read_head(now.block_size, length), self.session, self.lun)
+            # A write to the start that came in between is not what was read.
+            if self.witness.generation == generation:
+                self.witness.check(head)
+        except IdentityMismatch as error:
+            self.session.fail(error)
+            raise
+        self._set_size(now.size_bytes)
 
     def _set_size(self, size_bytes: int) -> None:
         if size_bytes != self.identity.size_bytes:

@@ -14,6 +14,7 @@ from pyscsi_init.device import UnitRecord
 from pyscsi_init.errors import CapacityShrunk, IdentityMismatch
 from pyscsi_init.testing import RamDisk, TargetServer
 from tests.pyscsi_init.device.test_identity import BLOCK, UUID_A, UUID_B, ext
+from tests.support.logs import ExpectLogs
 from tests.support.proxy import TcpProxy
 from tests.support.python_target import (
     INITIATOR,
@@ -131,3 +132,20 @@ async def test_the_record_changes_before_the_write_that_changes_it_is_done() -> 
             pass
         async with pyscsi_init.open_lun(url, settings=WAIT, predecessor=notes[-1]):
             pass
+
+
+async def test_a_look_at_the_capacity_finds_another_disk(expect_logs: ExpectLogs) -> None:
+    """Swapped under a live session, which no unit attention tells of."""
+    expect_logs("another content", logger="pyscsi_init.session")
+    disk = RamDisk(16 * MEBI)
+    disk.write(*ext(UUID_A))
+    async with (
+        TargetServer([make_target(disk)]).running() as portal,
+        pyscsi_init.open_lun(url_of(portal.address), settings=WAIT) as lun,
+    ):
+        assert await lun.refresh_capacity() == 16 * MEBI
+        disk.write(*ext(UUID_B))
+        with pytest.raises(IdentityMismatch, match="another content"):
+            await lun.refresh_capacity()
+        with pytest.raises(IdentityMismatch):
+            await lun.write(0, b"x" * BLOCK)

@@ -67,7 +67,7 @@ def free_port(address: str = "127.0.0.1", *, ipv6: bool = False) -> int:
             port = int(first.getsockname()[1])
             if not ipv6:
                 return port
-            with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as second:
+            with socket.socket(socket.AF_INET6) as second, contextlib.suppress(OSError):
                 second.bind(("::1", port))
                 return port
 

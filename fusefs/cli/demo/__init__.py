@@ -24,7 +24,7 @@ from fusefs.cli.demo.story import DemoFailed, Story
 from fusefs.cli.options import common_options
 from fusefs.cli.signals import deferred
 from fusefs.errors import NotAllowed
-from fusefs.host import Capabilities, LinuxHost
+from fusefs.host import Capabilities, LinuxHost, process_group
 from fusefs.volume.paths import RUN_DIR_VARIABLE, STATE_DIR_VARIABLE
 
 GRACE_SECONDS = 5.0
@@ -106,7 +106,12 @@ def demo(target: str, containers: str) -> int:
 @contextlib.contextmanager
 def _own_environment(directory: Path) -> Iterator[None]:
     """Workers inherit these, and are known by them if one should stay behind."""
-    ours = {RUN_DIR_VARIABLE: str(directory / "run"), STATE_DIR_VARIABLE: str(directory / "state")}
+    ours = {
+        RUN_DIR_VARIABLE: str(directory / "run"),
+        STATE_DIR_VARIABLE: str(directory / "state"),
+        # It ends with this command, so it may as well end with this command's group.
+        process_group.VARIABLE: "off",
+    }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:

@@ -16,6 +16,7 @@ import pytest
 from fusefs.cli import doctor, leftovers
 from fusefs.host import Capabilities, FakeHost, LinuxHost
 from tests.fusefs.cli.harness import MEBI, Cli
+from tests.support.requirements import require_module
 from tests.support.tgt import TgtServer
 
 ALL = Capabilities(
@@ -97,7 +98,9 @@ def test_on_this_host(cli: Cli) -> None:
 @pytest.mark.root
 @pytest.mark.tgt
 def test_a_dead_worker_is_found(tgt: TgtServer, cli: Cli) -> None:
-    assert cli("attach", tgt.url(1, 1), "--name", "dead").status == 0
+    require_module("pyfuse3")  # with the native channel another one would follow
+    attach = ("attach", tgt.url(1, 1), "--name", "dead", "--fuse", "pyfuse3")
+    assert cli(*attach).status == 0
     (volume,) = cli("status", "--json").json
     os.kill(volume["worker_pid"], signal.SIGKILL)
     found = [one for one in cli("doctor", "--json").json if one["what"] == "volume"]

@@ -268,7 +268,7 @@ def test_secrets_are_in_no_argument_and_in_no_file(
     (volume,) = cli("status", "--json").json
     worker = volume["worker_pid"]
     seen.update(arguments for _, arguments, _ in shown_to_others())
-    assert any(b"fusefs.process.worker" in arguments for arguments in seen)
+    assert any(b"fusefs.process.zygote" in arguments for arguments in seen)
     for secret in secrets:
         assert not [arguments for arguments in seen if secret in arguments]
         assert secret.decode() not in out + err + str(volume)

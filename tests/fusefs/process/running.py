@@ -58,6 +58,7 @@ class Held:
         """As the manager does it."""
         directory = self.paths(name)
         (directory / "fuse").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "state.json").write_text("{}")
         document = StartDocument(
             spec=VolumeSpec(**{"name": name, "url": URL, **spec}),
             chap=None,

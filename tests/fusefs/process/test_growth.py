@@ -58,6 +58,27 @@ async def test_up_and_not_down() -> None:
         assert host.loop_list()[0].size_bytes == 16 * MEBI
 
 
+async def test_a_successor_catches_up() -> None:
+    """Nobody was there when it grew, so nobody told the channel or the loop device."""
+    host = FakeHost()
+    device = RamDevice(8 * MEBI)
+    host.content("/lun").size_bytes = 8 * MEBI
+    await anyio.to_thread.run_sync(functools.partial(host.loop_attach, "/lun", block_size=512))
+    resize(host, device, 16 * MEBI)
+    told: list[int] = []
+    device.size_changed.append(told.append)
+    async with anyio.create_task_group() as group:
+        growth = LoopGrowth(host, device, "/lun")
+        group.start_soon(growth.serve)
+        growth.catch_up(16 * MEBI)
+        assert told == []
+        growth.catch_up(8 * MEBI)
+        await waiting.until(lambda: host.loop_list()[0].size_bytes == 16 * MEBI, PATIENCE)
+        assert told == [16 * MEBI]
+        assert host.steps == ["loop_attach", "loop_follow"]
+        group.cancel_scope.cancel()
+
+
 async def test_a_failure_is_told_and_the_next_growth_tries_again(expect_logs: ExpectLogs) -> None:
     host = FakeHost()
     host.fail_at("loop_follow", HostError("not today"))

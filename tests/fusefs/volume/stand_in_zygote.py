@@ -6,7 +6,7 @@ and no FUSE. What one does beside that is told by words in the volume's name: ``
 a wrong LUN, ``die`` ends without a word, ``hang`` never becomes ready, ``away`` says that the
 target is away, ``inuse`` refuses an orderly stop, ``deaf`` answers no request, ``mute`` does not
 know its capacity. ``unit-N`` is the identity, ``size-N`` the capacity in bytes when it is asked
-for.
+for, ``large`` has twice the usual one from the start.
 """
 
 from __future__ import annotations
@@ -72,9 +72,10 @@ async def serve(document: StartDocument, ready: Ready, heard: int) -> None:
             os._exit(7)
         elif "hang" not in name:
             unit = re.search(r"unit-\d+", name)
-            identity = {"key": unit[0], "block_size": 512, "size_bytes": 1} if unit else {}
+            size = 2 * SIZE if "large" in name else SIZE
+            identity = {"key": unit[0], "block_size": 512, "size_bytes": size} if unit else {}
             pulse.say(heard, pulse.READY)
-            ready.ok({"block_size": 512, "size_bytes": SIZE, "identity": identity})
+            ready.ok({"block_size": 512, "size_bytes": size, "identity": identity})
         await over.wait()
         group.cancel_scope.cancel()
     server.close()

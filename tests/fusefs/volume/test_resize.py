@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.fusefs.volume.stand_in_worker import SIZE
 
 from fusefs.errors import (
+    AlreadyAttached,
     CommandFailed,
     HostError,
     LoopFailed,
@@ -20,9 +20,11 @@ from fusefs.errors import (
     VolumeError,
     WorkerFailed,
 )
+from fusefs.volume.hostcalls import host_call
 from fusefs.volume.locks import file_lock
 from pyscsi_init.errors import CapacityShrunk, NotReady
 from tests.fusefs.volume.bench import Bench
+from tests.fusefs.volume.stand_in_zygote import SIZE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -119,7 +121,7 @@ async def test_who_cannot_be_asked(bench: Bench) -> None:
     with pytest.raises(NotReady):
         await bench.manager.resize("mute")
     await attached(bench, "data")
-    bench.kill_workers()
+    await bench.kill_workers()
     with pytest.raises(WorkerFailed, match="is dead"):
         await bench.manager.resize("data")
     assert bench.host.steps == []
@@ -151,3 +153,14 @@ async def test_one_at_a_time_and_a_damaged_state(bench: Bench) -> None:
         await bench.manager.resize("data")
     state.write_bytes(content)
     assert os.listdir(bench.base / "run" / "volumes") == ["data"]
+
+
+async def test_a_lun_that_grew_by_itself_is_still_known(bench: Bench) -> None:
+    """Size is part of what tells two disks apart; the state file has the one of the attach."""
+    await attached(bench, "a-unit-1")
+    await attached(bench, "b-large-unit-1")
+    await bench.manager.detach("b-large-unit-1")
+    bench.host.content(bench.file("a-unit-1")).size_bytes = 2 * SIZE
+    await host_call(lambda: bench.host.loop_follow(bench.file("a-unit-1")))
+    with pytest.raises(AlreadyAttached, match="'a-unit-1'"):
+        await attached(bench, "b-large-unit-1")

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import anyio
@@ -62,8 +62,9 @@ def test_the_newest_write_stays(
     volumes: Volumes, tmp_path: Path, kind: str, loss: str, rounds: int
 ) -> None:
     """Write "1", lose the connection while it is held, and write "2" when "1" is answered."""
-    with HOLDING[kind](tmp_path) as target, KernelLog() as log:
+    with HOLDING[kind](tmp_path) as target, ExitStack() as stack:
         volume = volumes.attach(target.url, name="v", settings=QUICK)
+        log = stack.enter_context(KernelLog())
         for _ in range(rounds):
             target.hold(OFFSET, OFFSET + BLOCK)
             first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)

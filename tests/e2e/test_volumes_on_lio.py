@@ -77,8 +77,8 @@ def test_files_survive_worker_and_target(lio: LioServer, volumes: Volumes, tmp_p
             lio.start()
             goes_on()
         assert volumes.get("v").io["errors"] == 0
-        volumes.umount("v")
         log.check(volume.loop)
+    volumes.umount("v")
     again = volumes.mount(lio.url(tid), name="v")
     workload.check(Path(again.mountpoint))
     volumes.umount("v")

@@ -220,6 +220,8 @@ class InFlight:
             self.send(abi.reply(request.unique))
         else:
             number = error.errno if isinstance(error, OSError) else errno_of(error)
+            if not isinstance(error, OSError):  # those are our own refusals
+                self._slots.give_up(request.slot)
             # What the device does not have is no error of it: the kernel does it another way.
             if number != errno.EOPNOTSUPP:
                 self._statistics.errors += 1

@@ -70,8 +70,8 @@ class Outstanding(NamedTuple):
 class RequestSlots:
     """The slots in the memfd ``fd``, which belongs to this object from here on.
 
-    One process at a time may use them. The lists and views are for the channel; others need no more
-    than ``fd``, ``init``, ``note``, ``outstanding``, ``has_unknown_outcome``, ``settle``, ``close``.
+    One process at a time may use them. The lists and views are for the channel; others need
+    ``fd``, ``init``, ``note``, ``outstanding``, ``has_unknown_outcome``, ``settle`` and ``close``.
 
     Raises:
         ValueError: the descriptor is something else, or slots of another version or layout, or what

@@ -238,10 +238,12 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
+        # First: where whoever attaches is gone, this raises, and we undo what we did. From the pulse
+        # on we would be followed instead.
+        self._ready.ok(facts)
         self._is_ready = True
         self._life.deadline = math.inf
         pulse.say(self._pulse, pulse.READY)
-        self._ready.ok(facts)
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
     async def _serve_channel(self, channel: Channel, *, task_status: TaskStatus[None]) -> None:

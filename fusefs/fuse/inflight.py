@@ -209,6 +209,7 @@ class InFlight:
         statistics.flushes += 1
         if request.error is None:
             statistics.flushed_writes = max(statistics.flushed_writes, request.context)
+            statistics.unflushed_before = False
         self.answer(request)
         if self.landed is not None:
             self.landed()

@@ -238,8 +238,8 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
-        # First: where whoever attaches is gone, this raises, and we undo what we did. From the pulse
-        # on we would be followed instead.
+        # First: where whoever attaches is gone, this raises, and we undo what we did. From the
+        # pulse on we would be followed instead.
         self._ready.ok(facts)
         self._is_ready = True
         self._life.deadline = math.inf

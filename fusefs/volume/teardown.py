@@ -43,7 +43,8 @@ class DetachReport:
     requests_in_flight: int | None = 0
     """Requests the kernel had no answer to; None where nobody could be asked."""
     unflushed_writes: int | None = 0
-    """Writes acknowledged since the last flush that succeeded; None where nobody could be asked."""
+    """Writes acknowledged since the last flush that succeeded; None where nobody could be asked, or
+    an earlier worker answered them."""
     problems: list[str] = field(default_factory=list)
     """Steps that did not succeed, in words."""
 

@@ -209,8 +209,8 @@ async def test_a_number_that_was_used_again_is_another_process() -> None:
 
 
 async def test_whoever_attaches_may_die_at_the_last_moment(tmp_path: Path) -> None:
-    """After the last step that the worker tells of, before its word that it serves: it undoes what it
-    did. To be followed then would be to serve a volume that nobody has."""
+    """After the last step that the worker tells of, before its word that it serves: it undoes what
+    it did. To be followed then would be to serve a volume that nobody has."""
     async with Held(tmp_path) as held:
         for attempt in range(20):
             worker = await held.start(name := f"v{attempt}")
@@ -233,4 +233,4 @@ async def test_whoever_attaches_may_die_at_the_last_moment(tmp_path: Path) -> No
             return name not in (await held.client.status()).volumes
 
         await eventually(is_forgotten)
-        assert not os.path.ismount(held.paths(name) / "fuse")
+        assert not await in_thread(os.path.ismount, held.paths(name) / "fuse")

@@ -80,7 +80,8 @@ class Holder:
         self._peers.open()
         if zygote is not None:
             self.zygotes.adopt(*zygote)
-        self._rebuilding.ask_the_workers()
+        self.keeping.prepare()  # not sooner: a zygote may come with the volumes
+        self._rebuilding.begin()
         log.info("holder %d: %d volumes", os.getpid(), len(self.keeping.volumes))
         self.loop.call_in(IDLE_S, self._idle)
         self._running = True
@@ -121,7 +122,7 @@ class Holder:
         """End, unless there is a volume, or somebody who is about to bring one."""
         if self.keeping.volumes or self.zygotes.is_busy or self._configuration.get("stays"):
             return
-        if not self._rebuilding.is_busy:
+        if not (self._rebuilding.is_busy or self._rebuilding.may_find_more):
             self._running = False
 
     def _close(self) -> None:
@@ -177,6 +178,7 @@ class Holder:
             self._peers.refuse(peer, "it has a worker")
             return
         self.keeping.forget(name)
+        self._rebuilding.expect_no_more(name)
         ready = packet.take("ready")
         volume = HeldVolume(
             name,
@@ -211,7 +213,10 @@ class Holder:
         self._peers.answer(peer, {})
 
     def _on_forget(self, peer: Peer, packet: Packet) -> None:
-        self.keeping.forget(str(packet.values["name"]))
+        name = str(packet.values["name"])
+        self._rebuilding.expect_no_more(name)
+        self.keeping.forget(name)
+        self._end_if_idle()
         self._peers.answer(peer, {"pid": os.getpid(), "ends": not self._running})
 
     def _on_status(self, peer: Peer, _packet: Packet) -> None:

@@ -44,6 +44,9 @@ from fusefs.process.restarts import Restarts
 log = logging.getLogger("fusefs.holder")
 
 RESCAN_S = 2.0
+BIRTH_S = 6.0
+"""So long a volume that nobody answers for may have a worker that is being born: a successor
+listens when it has come to its LUN, or two seconds have passed."""
 TAKE_OVER_S = 10.0
 _CHUNK = 65536
 
@@ -67,15 +70,38 @@ class Rebuilding:
         self._keeping = keeping
         self._volumes = Path(run) / places.VOLUMES
         self._questions: dict[str, _Question] = {}
+        self._silent: dict[str, str] = {}
+        """Volumes that were there before us and nobody has answered for: directory -> name."""
 
     @property
     def is_busy(self) -> bool:
         """Whether a worker has not answered yet."""
         return bool(self._questions)
 
+    @property
+    def may_find_more(self) -> bool:
+        """Whether a worker that is being born may belong to a volume that is there."""
+        return bool(self._silent)
+
     def waits_for(self) -> list[str]:
         """The directories of the workers that have not answered."""
-        return sorted(self._questions)
+        return sorted({*self._questions, *self._silent})
+
+    def begin(self) -> None:
+        """Ask for the volumes that there are; ``may_find_more`` for as long as one may be found."""
+        with contextlib.suppress(OSError):
+            for each in self._volumes.iterdir():
+                if (each / places.STATE).exists() and not self._is_held(each.name):
+                    spec = self._state_of(each.name).get("spec")
+                    name = spec.get("name") if isinstance(spec, dict) else ""
+                    self._silent[each.name] = str(name)
+        self._loop.call_in(BIRTH_S, self._silent.clear)
+        self.ask_the_workers()
+
+    def expect_no_more(self, name: str) -> None:
+        """A command has begun or ended this volume: nobody else will answer for it."""
+        for directory in [each for each, its in self._silent.items() if its == name]:
+            del self._silent[directory]
 
     # -- from the workers -------------------------------------------------------------------------
 
@@ -156,19 +182,25 @@ class Rebuilding:
             pulse=question.pulse,
             generation=int(values["generation"]),
             worker=WorkerIdentity(pid, start_time_of(pid) or -1),
+            # A successor that has not come to its LUN is followed as those before it.
+            was_ready=int(values["generation"]) > 1,
             restarts=Restarts(int(values["generation"]) - 1),
         )
         if self._is_being_ended(question.directory):
             volume.ending = "its state file says so"
+        self._silent.pop(question.directory, None)
         log.info("volume %s: worker %d goes on", name, pid)
         self._keeping.adopt(volume, pidfd, serving=bool(values["ready"]))
+        self._keeping.prepare()
 
     def _is_being_ended(self, directory: str) -> bool:
+        return bool(self._state_of(directory).get("phase") == "detaching")
+
+    def _state_of(self, directory: str) -> dict[str, Any]:
         try:
-            state = json.loads((self._volumes / directory / places.STATE).read_bytes())
-            return bool(state["phase"] == "detaching")
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return dict(json.loads((self._volumes / directory / places.STATE).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     # -- from one holder to the next --------------------------------------------------------------
 

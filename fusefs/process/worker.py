@@ -93,6 +93,7 @@ class Worker:
         self._pulse = inherited.pulse
         self._is_ready = False
         self._told_to_give_up = False
+        self._is_unwanted = False
         self._makes_room = False
         self._life = anyio.CancelScope()
         self._over = anyio.Event()
@@ -127,6 +128,8 @@ class Worker:
                         await self._serve(undo)
                 except BaseException as error:
                     self._die_if_followed(error)
+                    if self._is_unwanted:  # the holder has heard that we serve
+                        pulse.say(self._pulse, pulse.OVER)
                     raise
             signals.cancel_scope.cancel()
         if self._told_to_give_up:
@@ -238,12 +241,15 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
-        # First: where whoever attaches is gone, this raises, and we undo what we did. From the
-        # pulse on we would be followed instead.
-        self._ready.ok(facts)
+        # The holder first: whoever hears the other word may rely on being followed.
+        pulse.say(self._pulse, pulse.READY)
+        try:
+            self._ready.ok(facts)
+        except BrokenPipeError:
+            self._is_unwanted = True
+            raise
         self._is_ready = True
         self._life.deadline = math.inf
-        pulse.say(self._pulse, pulse.READY)
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
     async def _serve_channel(self, channel: Channel, *, task_status: TaskStatus[None]) -> None:

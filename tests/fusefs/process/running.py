@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -58,7 +59,7 @@ class Held:
         """As the manager does it."""
         directory = self.paths(name)
         (directory / "fuse").mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / "state.json").write_text("{}")
+        (directory / "state.json").write_text(json.dumps({"spec": {"name": name}}))
         document = StartDocument(
             spec=VolumeSpec(**{"name": name, "url": URL, **spec}),
             chap=None,
@@ -124,6 +125,7 @@ class Held:
                 await signal_and_wait(worker.identity, signal.SIGKILL, 10)
             for directory in (self.run / "volumes").iterdir():
                 await in_thread(unmount, directory / "fuse")
+                await self.client.forget(directory.name)
 
 
 def unmount(directory: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fusefs.errors import NotAllowed, WorkerFailed
 from fusefs.process import pulse
 from fusefs.process.launch import signal_and_wait, wait_for_end
+from fusefs.process.zygote import WORKER_NAME
 from tests.fusefs.process.running import Held, eventually, in_thread, read, unmount, write
 from tests.support import processes
 from tests.support.requirements import require_module
@@ -34,6 +35,16 @@ async def held(tmp_path: Path) -> AsyncIterator[Held]:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
+
+
+def zygotes() -> set[int]:
+    """All that this test has started."""
+    return {
+        pid
+        for pid in processes.marked_processes(processes.mark_session())
+        if "ram_zygote" in processes.command_line(pid)
+        and processes.name_of(pid) != WORKER_NAME
+    }
 
 
 async def ended(pid: int) -> None:
@@ -329,6 +340,7 @@ async def test_a_holder_hands_everything_over(held: Held) -> None:
     assert await held.client.renew_holder() != holder
     await ended(holder)
     assert (await held.pids())[1] == zygote
+    assert await in_thread(zygotes) == {zygote}
     assert await held.serves() == it.identity.pid
     assert await held.serves("other") == following
     assert (await held.facts("other")).restarts == 1

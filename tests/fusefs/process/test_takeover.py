@@ -59,6 +59,40 @@ async def test_a_successor_waits_for_its_target(held: Held) -> None:
     assert await in_thread(read, it.file, 4096, 5) == b"later"
 
 
+async def test_a_successor_that_is_being_born_is_held_by_the_next_holder(held: Held) -> None:
+    """It does not answer yet when its holder dies: the next one knows of it, and waits for it."""
+    it = await held.serve()
+    holder, _ = await held.pids()
+    (it.directory / "away").touch()
+    kill(it.identity.pid)
+
+    async def is_forked() -> bool:
+        worker = (await held.facts()).worker
+        return worker is not None and worker != it.identity
+
+    await eventually(is_forked)
+    kill(holder)
+
+    async def answers() -> bool:
+        try:
+            return bool(await it.client.call("status"))
+        except WorkerFailed:
+            return False
+
+    await eventually(answers)  # nothing that would start a holder is asked until then
+
+    async def is_held() -> bool:
+        return "v" in (await held.client.status(start=False)).volumes
+
+    await eventually(is_held)
+    worker = (await held.facts()).worker
+    assert worker is not None
+    kill(worker.pid)
+    (it.directory / "away").unlink()
+    await held.serves(other_than=worker.pid)
+    assert await in_thread(read, it.file, 0, 4) == bytes(4)
+
+
 async def test_a_successor_fails_requests_after_a_time_and_serves_again(held: Held) -> None:
     it = await held.serve(on_disconnect="fail-after=0.5")
     (it.directory / "away").touch()

@@ -229,8 +229,9 @@ async def test_whoever_attaches_may_die_at_the_last_moment(tmp_path: Path) -> No
         assert not was_quicker
         assert await wait_for_end(worker.identity, 10)
 
-        async def is_forgotten() -> bool:
-            return name not in (await held.client.status()).volumes
+        async def is_over() -> bool:
+            facts = (await held.client.status()).volumes.get(name)
+            return facts is None or facts.state == "over"
 
-        await eventually(is_forgotten)
+        await eventually(is_over)
         assert not await in_thread(os.path.ismount, held.paths(name) / "fuse")

@@ -42,8 +42,7 @@ def zygotes() -> set[int]:
     return {
         pid
         for pid in processes.marked_processes(processes.mark_session())
-        if "ram_zygote" in processes.command_line(pid)
-        and processes.name_of(pid) != WORKER_NAME
+        if "ram_zygote" in processes.command_line(pid) and processes.name_of(pid) != WORKER_NAME
     }
 
 

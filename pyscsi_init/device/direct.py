@@ -128,7 +128,13 @@ class DirectDevice(AlignmentDevice):
     # -- completions: Any, because ``context`` is the request that was put there above ------------
 
     def _read_directly(self, task: Any) -> None:
-        if task.status or task.error is not None or task.residual_count or task.attempts != 1:
+        if (
+            task.status
+            or task.error is not None
+            or task.residual_count
+            or task.attempts != 1
+            or task.silences
+        ):
             self._hand_over(task)
             return
         request = task.context
@@ -140,7 +146,13 @@ class DirectDevice(AlignmentDevice):
         request.completion(request)
 
     def _written_directly(self, task: Any) -> None:
-        if task.status or task.error is not None or task.residual_count or task.attempts != 1:
+        if (
+            task.status
+            or task.error is not None
+            or task.residual_count
+            or task.attempts != 1
+            or task.silences
+        ):
             self._hand_over(task)
             return
         request = task.context

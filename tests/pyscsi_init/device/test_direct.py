@@ -68,6 +68,26 @@ async def test_tasks_are_used_again() -> None:
         assert (len(lun._readers), len(lun._writers)) == (1, 1)
 
 
+async def test_a_task_whose_time_was_up_once_is_not_used_again() -> None:
+    """Its answer came before that of its ABORT TASK. The count of its silences belongs to the one
+    command: four on one task end a command that would have been repeated."""
+    target = make_target(RamDisk(16 * MEBI))
+    async with opened(target) as lun, anyio.create_task_group() as group:
+        held = target.faults.hold_writes(lba=AT // BLOCK, times=1)
+        group.start_soon(lun.write, AT, b"a" * BLOCK)
+        with anyio.fail_after(PATIENCE):
+            await held.wait()
+        (task,) = lun.session.tasks()
+        task.silences += 1
+        held.release()
+        with anyio.fail_after(PATIENCE):
+            await until(lambda: not lun.session.tasks())
+        assert lun._writers == []
+        await lun.write(AT, b"b" * BLOCK)
+        assert [task.silences for task in lun._writers] == [0]
+        assert await lun.read(AT, BLOCK) == b"b" * BLOCK
+
+
 async def test_a_modifying_write_waits_for_a_direct_one_on_its_block() -> None:
     """Else it would read the block before the write and put the old bytes back after it."""
     disk = RecordingDisk(16 * MEBI)

@@ -133,6 +133,33 @@ async def result_of(
     connection: socket.socket, name: str, also: Callable[[Packet], None] | None = None
 ) -> Mapping[str, Any]:
     while True:
+        packet = await _next(connection, name)
+        if "ok" not in packet.values:
+            if also is not None:
+                also(packet)
+            continue
+        if packet.values["ok"] is not True:
+            raise WorkerFailed(name, str(packet.values.get("error")))
+        return dict(packet.values["result"])
+
+
+async def noted(connection: socket.socket, name: str) -> None:
+    """Wait for the word that comes before a result that takes its time.
+
+    Raises:
+        WorkerFailed: there will be no result.
+    """
+    try:
+        with anyio.fail_after(ANSWER_SECONDS):
+            packet = await _next(connection, name)
+    except TimeoutError:
+        raise WorkerFailed(name, "the holder does not answer") from None
+    if "ok" in packet.values:
+        raise WorkerFailed(name, str(packet.values.get("error")))
+
+
+async def _next(connection: socket.socket, name: str) -> Packet:
+    while True:
         try:
             packet = receive(connection)
         except BlockingIOError:
@@ -143,10 +170,4 @@ async def result_of(
         if packet is None:
             raise HolderEnded(name, "its holder went away")
         packet.close()
-        if "ok" not in packet.values:
-            if also is not None:
-                also(packet)
-            continue
-        if packet.values["ok"] is not True:
-            raise WorkerFailed(name, str(packet.values.get("error")))
-        return dict(packet.values["result"])
+        return packet

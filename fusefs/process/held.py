@@ -70,6 +70,8 @@ class HeldVolume:
     """Whoever is ending it; nobody follows its worker while this is set."""
     told: Told | None = None
     """Who waits for a successor to be ready: called with the error, or with nothing."""
+    asker: object = None
+    """The peer behind ``told``."""
     making_room: bool = False
     ready_pipe: int = -1
     ready_line: bytes = b""

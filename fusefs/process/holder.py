@@ -152,6 +152,8 @@ class Holder:
         for volume in list(self.keeping.volumes.values()):
             if volume.ending is peer:
                 self.keeping.stay(volume)
+            if volume.asker is peer:
+                volume.told = volume.asker = None
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -238,9 +240,16 @@ class Holder:
     def _on_successor(self, peer: Peer, packet: Packet) -> None:
         """Answer when the next worker of a volume serves."""
         volume = self._volume(packet)
-        if volume is None or not volume.native or volume.told is not None:
-            self._peers.refuse(peer, "there is no worker that could be replaced")
+        if (
+            volume is None
+            or not volume.native
+            or volume.told is not None
+            or volume.ending is not None
+            or volume.pidfd < 0
+        ):
+            self._peers.refuse(peer, "the holder has no worker of it that could be replaced")
             return
+        self._peers.send(peer, {"noted": True})
 
         def told(error: str) -> None:
             if error:
@@ -248,7 +257,7 @@ class Holder:
             else:
                 self._peers.answer(peer, volume.facts(self.loop.now()))
 
-        volume.told = told
+        volume.told, volume.asker = told, peer
 
     def _on_zygote(self, peer: Peer, packet: Packet) -> None:
         """Start a zygote from other code; workers come from it as soon as it is ready."""

@@ -30,6 +30,7 @@ from fusefs.process.exchange import (
     collecting,
     connected,
     exchange,
+    noted,
     result_of,
     send,
 )
@@ -177,12 +178,14 @@ class HolderClient:
         """Inside, the worker is to be made to end; the yielded function then waits, at most so many
         seconds, until its successor serves, and returns what ``status`` says of it.
 
-        The function raises WorkerFailed if there will be none.
+        The function raises WorkerFailed if there will be none. Entering raises it where the holder
+        would start none: then the worker must go on.
         """
         connection = await self._connect(start=True)
         assert connection is not None  # noqa: S101  (it was started)
         with connection:
             await send(connection, {"request": "successor", "name": name})
+            await noted(connection, name)
 
             async def wait(seconds: float) -> Mapping[str, Any]:
                 try:

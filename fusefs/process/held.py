@@ -150,6 +150,7 @@ class Keeping:
                 {**volume.descriptors(), "ready": ready},
                 began,
                 failed,
+                lambda: self.volumes.get(volume.name) is volume,
             )
         )
 

@@ -300,7 +300,10 @@ class Worker:
         facts = {"pid": os.getpid(), "generation": self._inherited.generation}
         if take_over is None or take_over.late.inner is not None:
             unit = device if take_over is None else take_over.late.inner
-            return {**facts, **status_facts(unit or device, channel)}
+            told = status_facts(unit or device, channel)
+            if not self._is_first and not channel.statistics.flushes:
+                told["io"]["unflushed_writes"] = None  # the predecessor's are not known
+            return {**facts, **told}
         return {
             **facts,
             **status_facts(device, channel),

@@ -113,19 +113,18 @@ def level_table(run: Run, level: str) -> Table:
     table.add_column("subject", no_wrap=True)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
-    table.add_column("ours / peer", justify="right")
+    if has_peers := run.subjects(level) != [OURS]:
+        table.add_column("ours / peer", justify="right")
     for case in run.cases[level]:
         first = True
         for subject in run.subjects(level, case):
             values = [run.median(level, case, subject, name) for name, _, _ in columns]
             of = "iops" if run.values(level, case, subject, "iops") else "tps"
             ratio = run.ratio(level, case, OURS, subject, of)
-            table.add_row(
-                case if first else "",
-                subject,
-                *(number(v, digits) for v, (_, _, digits) in zip(values, columns, strict=True)),
-                "" if subject == OURS else number(ratio, 2),
-            )
+            figures = [number(v, digits) for v, (_, _, digits) in zip(values, columns, strict=True)]
+            if has_peers:
+                figures.append("" if subject == OURS else number(ratio, 2))
+            table.add_row(case if first else "", subject, *figures)
             first = False
     return table
 
@@ -145,7 +144,7 @@ def verdict_table(run: Run) -> Table:
             row.text,
             row.peer_text + (f": {verdict.peer}" if len(row.peers) > 1 else ""),
             number(verdict.ratio, 2),
-            f"{number(verdict.lowest, 2)} to {number(verdict.highest, 2)}",
+            verdict.range_text,
             f"{sign}{row.at_least:g}",
             f"{sign}{row.aim:g}",
             f"[{STYLES[verdict.word]}]{verdict.word}[/]",

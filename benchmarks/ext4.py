@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusefs.host.filesystems import maker
+from tests.support import processes
 
 from . import criteria, fio
 from .criteria import CORRECT_PEERS
 from .level import Context, Level
 from .model import OURS, Case
 from .peers import peer
-from .processes import Failed, cpu_seconds, run
+from .processes import Failed, cpu_seconds, processes_of, run
 from .volumes import mounted
 
 FSYNC = Case("randwrite", 4096, 1, "fsync each, 4 jobs")
@@ -32,7 +33,6 @@ SCALE, CLIENTS = 10, 4
 """pgbench: 160 MB of tables. Each transaction ends with a commit that is flushed."""
 OPTIONS = {
     "listen_addresses": "",
-    "shared_buffers": "32MB",  # less than the tables: reads reach the volume, too
     "max_wal_size": "800MB",
     "checkpoint_timeout": "30min",
     "autovacuum": "off",
@@ -150,7 +150,10 @@ def _database(data: Path, socket: Path) -> Iterator[None]:
         yield
     finally:
         if (data / "postmaster.pid").exists():
-            as_user(_program("pg_ctl"), "--pgdata", str(data), "--mode=fast", "--silent", "stop")
+            with contextlib.suppress(Failed):
+                as_user(_program("pg_ctl"), "--pgdata", str(data), "--mode=fast", "--wait", "stop")
+        for pid in processes_of(data):  # a server whose start was cut short
+            processes.end(pid)
 
 
 def pgbench(served: Served, seconds: float) -> dict[str, float]:

@@ -35,7 +35,7 @@ MAX_CASES = 12
 def plots(run: Run, level: str | None = None) -> Iterator[Plot]:
     """The plots of a level, or those of the whole run."""
     if level is None:
-        verdicts = judge(run)
+        verdicts = [verdict for verdict in judge(run) if verdict.criterion.peers]
         if verdicts:
             yield Plot("criteria", "Ratios that are wanted", criteria_figure(verdicts))
         return

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tests.support import processes
 
+UNDO_S = 30.0
+"""How long a program that is told to end may take for it: an attach undoes what it did."""
 BIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -67,13 +69,20 @@ def run(
         raise Failed(f"{' '.join(command)}: not over after {seconds:g} s") from None
     finally:
         if process.poll() is None:
-            # The whole session: fio and pgbench have children.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            _end_session(process)
     if process.returncode:
         raise Failed(f"{' '.join(command)}: ended with {process.returncode}\n{out}{err}")
     return out
+
+
+def _end_session(process: subprocess.Popen[str]) -> None:
+    """End a program and its children: first so that it can undo what it has begun."""
+    for number, patience in ((signal.SIGTERM, UNDO_S), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=patience)
+            return
 
 
 def run_counted(command: Sequence[str], *, seconds: float = 60) -> tuple[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import math
 import re
 import sys
 from dataclasses import dataclass
@@ -140,8 +139,8 @@ def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
         elif isinstance(value, list):
             text = ", ".join(map(str, value))
         else:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-        if text:
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        if text not in ("", "False"):
             found.append((name.replace("_mib", ", MiB"), text))
     return found
 
@@ -154,7 +153,7 @@ def _verdict_row(verdict: Verdict) -> dict[str, str]:
         "case": row.text,
         "against": row.peer_text + (f": {verdict.peer}" if len(row.peers) > 1 else ""),
         "ratio": number(verdict.ratio, 2),
-        "range": f"{number(verdict.lowest, 2)} to {number(verdict.highest, 2)}",
+        "range": verdict.range_text,
         "at_least": f"{sign}{row.at_least:g}",
         "aim": f"{sign}{row.aim:g}",
         "word": verdict.word,
@@ -164,15 +163,19 @@ def _verdict_row(verdict: Verdict) -> dict[str, str]:
 def _table(run: Run, level: str) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: medians of every case and subject."""
     columns = columns_of(run, level)
-    headings = ["case", "subject", *(heading for _, heading, _ in columns), "ours / peer"]
+    headings = ["case", "subject", *(heading for _, heading, _ in columns)]
+    if has_peers := run.subjects(level) != [OURS]:
+        headings.append("ours / peer")
     rows = []
     for case in run.cases[level]:
         for index, subject in enumerate(run.subjects(level, case)):
             values = [run.median(level, case, subject, name) for name, _, _ in columns]
             of = "iops" if run.values(level, case, subject, "iops") else "tps"
-            ratio = math.nan if subject == OURS else run.ratio(level, case, OURS, subject, of)
+            ratio = run.ratio(level, case, OURS, subject, of)
             figures = [number(v, digits) for v, (_, _, digits) in zip(values, columns, strict=True)]
-            rows.append(["" if index else case, subject, *figures, number(ratio, 2)])
+            if has_peers:
+                figures.append("" if subject == OURS else number(ratio, 2))
+            rows.append(["" if index else case, subject, *figures])
     return headings, rows
 
 
@@ -183,8 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help="[default: beside the result]")
     options = parser.parse_args(arguments)
     directory = options.output or options.result.parent
-    for file in write_report(Run.load(options.result), directory / f"{options.result.stem}.html"):
-        sys.stdout.write(f"{file}\n")
+    files = write_report(Run.load(options.result), directory / f"{options.result.stem}.html")
+    sys.stdout.write("".join(f"{file}\n" for file in files))
     return 0
 
 

@@ -57,4 +57,5 @@ def _removed(context: Context, how: str, name: str) -> Iterator[None]:
                 command(context, how, name)
             except Failed as error:
                 context.notes.append(f"{how} {name}: {error}")
-                command(context, how, name, "--force")
+                with contextlib.suppress(Failed):  # what then is left, is found and told
+                    command(context, how, name, "--force")

@@ -226,6 +226,7 @@ class _Run:
         self._load = load
         self._counted = counted
         self._latencies = Histogram()
+        self._buffers: dict[BlockRequest, bytearray] = {}
         self._idle = anyio.Event()
         self._in_flight = 0
         self._reads = 0
@@ -266,9 +267,11 @@ class _Run:
         )
 
     def _request(self) -> BlockRequest:
-        # One buffer serves reads and writes alike; all is made before the clock runs.
+        # All is made before the clock runs.
         buffer = bytearray(os.urandom(self._load.block_size))
-        return BlockRequest(Operation.READ, 0, len(buffer), buffer, self._completed)
+        request = BlockRequest(Operation.READ, 0, len(buffer), buffer, self._completed)
+        self._buffers[request] = buffer
+        return request
 
     def _callbacks(self) -> Callable[[BlockRequest, float], None]:
         """Sets the completion; returns what submits. Closures: their names cost less than
@@ -279,6 +282,8 @@ class _Run:
         next_operation = _operations(load.pattern).__next__
         clock, histogram, fine = time.perf_counter, self._latencies, self._latencies.fine
         mixed, reading = load.mixed, Operation.READ
+        # Where reads and writes are mixed: not what was just read, which may be zeros or alike.
+        payload = os.urandom(load.block_size)
         again: list[BlockRequest] = []
         submitting = False
 
@@ -288,6 +293,9 @@ class _Run:
             while True:
                 request.offset = next_place()
                 request.operation = next_operation()
+                if mixed:
+                    is_read = request.operation is reading
+                    request.buffer = self._buffers[request] if is_read else payload
                 request.context = now
                 submit(request)
                 if not again:

@@ -219,8 +219,10 @@ class InFlight:
         if error is None:
             self.send(abi.reply(request.unique))
         else:
-            self._statistics.errors += 1
             number = error.errno if isinstance(error, OSError) else errno_of(error)
+            # What the device does not have is no error of it: the kernel does it another way.
+            if number != errno.EOPNOTSUPP:
+                self._statistics.errors += 1
             self.send(abi.error_reply(request.unique, number or errno.EIO))
             request.error = None
         self.clear(request)

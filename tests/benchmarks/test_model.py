@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks import criteria
 from benchmarks.criteria import CRITERIA, LIBISCSI, NBDFUSE, QEMU, QEMU_SERIAL, judge
+from benchmarks.many import case_of
 from benchmarks.model import OURS, Case, Run, Sample, with_grid
+from benchmarks.plots import plots
 
 
 def run_of(level: str, case: Case, **rates: list[dict[str, float]]) -> Run:
@@ -90,10 +92,19 @@ def test_the_best_of_the_correct_peers_is_the_faster_one() -> None:
 
 def test_what_is_wanted_is_complete_and_in_order() -> None:
     """Every row can be met, and an aim asks for more than the least."""
-    assert len(CRITERIA) == 21
+    assert len(CRITERIA) == 22
     for row in CRITERIA:
         sign = -1 if row.lower_is_better else 1
-        assert sign * row.aim > sign * row.at_least, row
+        assert sign * row.aim > sign * row.at_least or not row.peers, row
+    assert case_of(50) == criteria.FIFTY
+
+
+@pytest.mark.parametrize(("memory", "word"), [(11.9, "met"), (12.1, "missed")])
+def test_a_figure_that_is_compared_with_nobody(memory: float, word: str) -> None:
+    run = run_of("many", criteria.FIFTY, ours=[{"iops": 1.0, "pss_mib": memory}])
+    (verdict,) = judge(run)
+    assert (verdict.word, verdict.ratio) == (word, memory)
+    assert list(plots(run)) == []
 
 
 def test_there_and_back_through_json(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import time
 from functools import partial
@@ -71,6 +73,37 @@ def test_a_load_waits_for_its_target(
     assert after.recoveries >= 1
     volumes.detach("v")
     tgt.wait_sessions(0)
+
+
+def test_a_worker_that_dies_while_its_target_is_away(
+    tgt: TgtServer, volumes: Volumes, tmp_path: Path
+) -> None:
+    """Its successor has never seen the target; it keeps the load waiting until it has."""
+    volume = volumes.attach(disk_of(tgt, tmp_path / "disk"), name="v", settings=ATTENTIVE)
+    with KernelLog() as log:
+        verify = partial(fio_verify, size=24 * MEBI, bs="4k", iodepth=32, loops=3)
+        load = Background(partial(verify, volume.loop))
+        until(lambda: volumes.get("v").io["bytes_written"] > 4 * MEBI)
+        tgt.kill()
+        until(lambda: volumes.get("v").state == "recovering")
+        pids = {volume.worker_pid}
+        for _ in range(2):
+            pid = volumes.get("v").worker_pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: volumes.get("v").worker_pid not in (None, *pids), 20)
+            pids.add(volumes.get("v").worker_pid)
+            # It serves already, in the place of the target.
+            until(lambda: volumes.get("v").io.get("in_flight"), 20)
+        assert volumes.get("v").state == "recovering"
+        assert load.running
+        tgt.start()
+        load.join(60)
+        log.check(volume.loop)
+    after = volumes.get("v")
+    assert after.state == "attached"
+    assert after.io["errors"] == 0
+    volumes.detach("v")
 
 
 @pytest.mark.parametrize(

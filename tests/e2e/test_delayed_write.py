@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delayed write: a connection dies while the target's backing store holds a write back.
+"""The delayed write: a connection, or the worker with it, dies while the target's backing store
+holds a write back.
 
 After recovery the write is repeated, and newer ones follow. The old one, which the target still
 has, must not land on top of them: not on tgt, not on LIO, not on the Python target.
@@ -7,8 +8,11 @@ has, must not land on top of them: not on tgt, not on LIO, not on the Python tar
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import anyio
@@ -34,44 +38,68 @@ QUICK = {"default_time2wait": 0, "login_timeout": 2.0}
 Made = Callable[[Path], AbstractContextManager[HoldingTarget]]
 
 
-def cut_with_a_held_write(target: HoldingTarget, loop: str, name: str, volumes: Volumes) -> None:
-    """Write "1", lose the connection while it is held, and write "2" when "1" is answered."""
-    target.hold(OFFSET, OFFSET + BLOCK)
-    first = Background(write_direct, loop, OFFSET, b"1" * BLOCK)
-    target.wait_held()
+def cut_connection(target: HoldingTarget, volumes: Volumes) -> None:
+    """The worker lives on and logs in again."""
     target.cut()
-    until(lambda: volumes.get(name).state == "recovering")
-    first.thread.join(HOLD_SECONDS)
-    assert first.running, "a write was answered while an older one could still land on it"
-    target.release()
-    first.join()
-    write_direct(loop, OFFSET, b"2" * BLOCK)
+    until(lambda: volumes.get("v").state == "recovering")
+
+
+def kill_worker(target: HoldingTarget, volumes: Volumes) -> None:
+    """Its successor logs in anew, with nothing but what the slots say."""
+    pid = volumes.get("v").worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: volumes.get("v").worker_pid not in (None, pid))
+
+
+LOSSES = {"cut": cut_connection, "killed": kill_worker}
 
 
 @pytest.mark.parametrize("kind", list(HOLDING))
-@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.soak)])
-def test_the_newest_write_stays(volumes: Volumes, tmp_path: Path, kind: str, rounds: int) -> None:
-    with HOLDING[kind](tmp_path) as target, KernelLog() as log:
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.soak)])
+def test_the_newest_write_stays(
+    volumes: Volumes, tmp_path: Path, kind: str, loss: str, rounds: int
+) -> None:
+    """Write "1", lose the connection while it is held, and write "2" when "1" is answered."""
+    with HOLDING[kind](tmp_path) as target, ExitStack() as stack:
         volume = volumes.attach(target.url, name="v", settings=QUICK)
-        for number in range(1, rounds + 1):
-            cut_with_a_held_write(target, volume.loop, "v", volumes)
+        log = stack.enter_context(KernelLog())
+        for _ in range(rounds):
+            target.hold(OFFSET, OFFSET + BLOCK)
+            first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)
+            target.wait_held()
+            LOSSES[loss](target, volumes)
+            first.thread.join(HOLD_SECONDS)
+            assert first.running, "a write was answered while an older one could still land on it"
+            target.release()
+            first.join()
+            write_direct(volume.loop, OFFSET, b"2" * BLOCK)
             assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
             assert read_direct(volume.loop, OFFSET) == b"2" * BLOCK
-            assert volumes.get("v").recoveries == number
+            if loss == "killed" and rounds > 2:
+                time.sleep(1.0)  # so long a service earns a successor at once
+        assert volumes.get("v").state == "attached"
         assert volumes.get("v").io["errors"] == 0
         log.check(volume.loop)
         volumes.detach("v")
         assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
 
 
-def test_a_target_whose_reset_is_no_barrier_is_found_out(volumes: Volumes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_a_target_whose_reset_is_no_barrier_is_found_out(
+    volumes: Volumes, tmp_path: Path, loss: str
+) -> None:
     """The test above can fail: this target answers the reset while it still has the write."""
     with holding_python(tmp_path, reset_waits_for_writes=False) as target:
         volume = volumes.attach(target.url, name="v", settings=QUICK)
         target.hold(OFFSET, OFFSET + BLOCK)
         first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)
         target.wait_held()
-        target.cut()
+        if loss == "cut":
+            target.cut()
+        else:
+            kill_worker(target, volumes)
         first.join()
         write_direct(volume.loop, OFFSET, b"2" * BLOCK)
         target.release()

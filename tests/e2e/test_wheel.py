@@ -222,6 +222,23 @@ def test_the_command_without_root(bin_dir: Path, home: Path, backend: str) -> No
         assert served.target.sessions == []
 
 
+def test_bench_without_root_and_without_uvloop(bin_dir: Path, home: Path) -> None:
+    with TargetThread(make_target()) as served:
+
+        def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return as_nobody(
+                bin_dir / "pyscsi-init", "bench", served.url(), "--runtime=0.1", *arguments,
+                home=home, bin_dir=bin_dir,
+            )  # fmt: skip
+
+        done = bench("--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ios"] > 0
+        refused = bench("--loop=uvloop")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "pyscsi-init[uvloop]" in refused.stderr
+
+
 def test_what_needs_root_says_so(bin_dir: Path, home: Path) -> None:
     with TargetThread(make_target()) as served:
         result = as_nobody(

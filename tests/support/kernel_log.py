@@ -2,8 +2,10 @@
 """What the kernel says about a block device: an I/O error that no process saw is still an error.
 
 The page cache's writeback, a journal and a superblock are written by the kernel itself; when that
-fails, the only word of it may be a line in the kernel's log. ``quiet`` fails the test for
-such a line about one of its devices. Others' devices are on the same log and are not looked at.
+fails, the only word of it may be a line in the kernel's log. ``check`` fails the test for such a
+line about one of its devices. Others' devices are on the same log and are not looked at; but a loop
+device that was detached is soon somebody else's, so begin after the attach and check before the
+detach.
 """
 
 from __future__ import annotations

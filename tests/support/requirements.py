@@ -34,6 +34,7 @@ PACKAGES = {
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
+    "nsenter": "util-linux",
     "pvcreate": "lvm2",
     "qemu-img": "qemu-utils",
     "qemu-storage-daemon": "qemu-system-common",

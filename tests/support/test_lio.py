@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -108,6 +109,11 @@ def test_restart_keeps_what_was_set_up(tmp_path: Path) -> None:
     assert not any(processes.is_alive(pid) for pid in parts)
     assert not lio.namespace.path.exists()
     assert not lio.guest.directory.exists()
+
+
+def test_the_guest_keeps_no_mount_of_the_machine_busy(lio: LioServer) -> None:
+    assert os.readlink(f"/proc/{lio.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert os.readlink(f"/proc/{lio.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
 
 def test_a_refusal_is_an_error_and_tells_why(lio: LioServer) -> None:

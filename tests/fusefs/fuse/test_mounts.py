@@ -206,6 +206,7 @@ def test_plain_allocation_is_not_supported(any_channel: Serve) -> None:
         # And that answer has not turned the others off, where there are others.
         again = fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 0, 4096)
         assert again == (errno.EOPNOTSUPP if server.kind == "pyfuse3" else 0)
+        assert server.call("statistics")["errors"] == 0
 
 
 def test_discard_of_a_loop_device_reaches_the_device(native: Serve) -> None:

@@ -40,6 +40,15 @@ def test_then_nothing_of_it_is_between_request_and_device() -> None:
     assert device.submit == inner.submit
 
 
+def test_who_kept_the_method_from_before_is_served_too() -> None:
+    device, done = late(), list[BlockRequest]()
+    submit, inner = device.submit, RamDevice(SIZE)
+    device.arrive(inner)
+    request = BlockRequest(Operation.WRITE, 0, 512, b"\4" * 512, done.append)
+    submit(request)
+    assert (done, request.error, device.held) == ([request], None, 0)
+
+
 def test_the_device_brings_its_properties_and_its_size() -> None:
     device, sizes = late(), list[int]()
     device.size_changed.append(sizes.append)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers are killed under programs that work with files, on ext4 and on xfs.
+
+No program sees an error, nor does the kernel; every file is the newest; the filesystem is whole.
+That a stale block is found is shown by tests/support/test_files.py, and through a volume here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Volumes
+from tests.support import files
+from tests.support.direct_io import until
+from tests.support.files import FilesWrong, FileWorkload
+from tests.support.filesystems import fsck_is_clean
+from tests.support.kernel_log import KernelLog
+from tests.support.stalls import Figures
+from tests.support.tgt import TgtServer
+
+pytestmark = [pytest.mark.root, pytest.mark.tgt]
+
+MEBI = 1 << 20
+FIRST_GAP_S, LAST_GAP_S = 0.2, 2.0
+"""Between two kills: any moment of a worker's life, and not so soon, on average, that its successor
+is held back."""
+KILLS = int(os.environ.get("PYSCSI_INIT_SOAK_KILLS_FILES") or 50)
+
+
+def small_disk(tgt: TgtServer, directory: Path) -> tuple[str, Path]:
+    """The URL of a LUN of 512 MiB, and its backing file."""
+    disk = directory / "small-disk"
+    tid = tgt.new_target("iqn.2026-11.example:files")
+    tgt.add_lun(tid, 1, disk, size_bytes=512 * MEBI)
+    return tgt.url(tid, 1), disk
+
+
+def kill_worker(volumes: Volumes, name: str) -> float:
+    """SIGKILL to the worker; when that was. Returns when a successor serves."""
+    pid = volumes.get(name).worker_pid
+    assert pid is not None
+    moment = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+
+    def serves() -> bool:
+        status = volumes.get(name)
+        return status.state == "mounted" and status.worker_pid not in (None, pid)
+
+    until(serves, 30)
+    return moment
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(KILLS, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_files_survive_their_worker(
+    tgt: TgtServer, volumes: Volumes, tmp_path: Path, fstype: str, kills: int
+) -> None:
+    url, disk = small_disk(tgt, tmp_path)
+    volume = volumes.mount(url, name="v", fstype=fstype, format_if_blank=True)
+    choice = random.Random()
+    moments = []
+    workload = FileWorkload(Path(volume.mountpoint), tmp_path / "journals")
+    with KernelLog() as log:
+        with workload:
+            for _ in range(kills):
+                done = workload.done()
+                time.sleep(choice.uniform(FIRST_GAP_S, LAST_GAP_S))  # any moment
+                until(more_than(workload, done + 10), 30)
+                moments.append(kill_worker(volumes, "v"))
+                assert workload.running
+            done = workload.done()
+            until(more_than(workload, done + 50), 30)
+        assert volumes.get("v").io["errors"] == 0
+        subprocess.run(["sync", "-f", volume.mountpoint], check=True, timeout=60)
+        log.check(volume.loop)  # another test may have the loop device after the umount
+        volumes.umount("v")
+        stalls = Figures(f"worker killed under files on {fstype}", workload.stalls(moments))
+        print(f"\n{stalls}; {workload.operations} operations")  # noqa: T201  (for people)
+    again = volumes.mount(url, name="v")
+    with KernelLog() as log:
+        workload.check(Path(again.mountpoint))
+        log.check(again.loop)
+    volumes.umount("v")
+    fsck_is_clean(fstype, disk)
+
+
+def more_than(workload: FileWorkload, count: int) -> Callable[[], bool]:
+    """Whether the workload has done so much; it fails at once where the workload has ended."""
+
+    def condition() -> bool:
+        assert workload.running, "the workload has ended"
+        return workload.done() > count
+
+    return condition
+
+
+def test_a_stale_block_below_the_filesystem_is_found(
+    tgt: TgtServer, volumes: Volumes, tmp_path: Path
+) -> None:
+    """An older content of one block, put into the backing file between two mounts."""
+    url, disk = small_disk(tgt, tmp_path)
+    volume = volumes.mount(url, name="v", fstype="ext4", format_if_blank=True)
+    workload = FileWorkload(Path(volume.mountpoint), tmp_path / "journals", threads=1)
+    with workload:
+        until(more_than(workload, 200), 30)
+    volumes.umount("v")
+    state, _, _ = files.read_journal(tmp_path / "journals" / "d0")
+    content = disk.read_bytes()
+    newest = next(
+        block
+        for file in state.values()
+        for index, generation in enumerate(file.generations)
+        if content.count(block := files.block_of(file.key, generation, index)) == 1
+    )
+    header = newest[: files.HEADER].decode()
+    key, _, index, _, generation = header.split()
+    with disk.open("r+b") as backing:
+        backing.seek(content.index(newest))
+        backing.write(files.block_of(key, int(generation) - 1, int(index)))
+    again = volumes.mount(url, name="v")
+    with pytest.raises(FilesWrong, match=f"generation {int(generation) - 1}, not"):
+        workload.check(Path(again.mountpoint))
+    volumes.umount("v")

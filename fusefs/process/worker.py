@@ -237,6 +237,7 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
+        self._host.give_back_memory()
         self._is_ready = True
         self._life.deadline = math.inf
         pulse.say(self._pulse, pulse.READY)

@@ -150,19 +150,23 @@ class Keeping:
                 {**volume.descriptors(), "ready": ready},
                 began,
                 failed,
+                lambda: self.volumes.get(volume.name) is volume,
             )
         )
 
     def adopt(self, volume: HeldVolume, pidfd: int, *, serving: bool) -> None:
         """Keep a volume whose worker runs already."""
         self.volumes[volume.name] = volume
-        self._zygotes.prepare()
         if volume.pulse < 0:
             volume.pulse = pulse.make_pulse()
         if serving:
             volume.state, volume.was_ready = "serving", True
             volume.ready_at = self._loop.now()
         self._attend(volume, pidfd)
+
+    def prepare(self) -> None:
+        """There are volumes: have a zygote before one of them needs it."""
+        self._zygotes.prepare()
 
     def _attend(self, volume: HeldVolume, pidfd: int) -> None:
         volume.pidfd = pidfd

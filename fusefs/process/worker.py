@@ -237,6 +237,7 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
+        self._host.give_back_memory()
         self._is_ready = True
         self._life.deadline = math.inf
         pulse.say(self._pulse, pulse.READY)
@@ -300,7 +301,10 @@ class Worker:
         facts = {"pid": os.getpid(), "generation": self._inherited.generation}
         if take_over is None or take_over.late.inner is not None:
             unit = device if take_over is None else take_over.late.inner
-            return {**facts, **status_facts(unit or device, channel)}
+            told = status_facts(unit or device, channel)
+            if not self._is_first and not channel.statistics.flushes:
+                told["io"]["unflushed_writes"] = None  # the predecessor's are not known
+            return {**facts, **told}
         return {
             **facts,
             **status_facts(device, channel),

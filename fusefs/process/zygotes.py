@@ -43,6 +43,8 @@ class ForkRequest:
     forked: Callable[[WorkerIdentity, int], None]
     """The process and a pidfd of it, which is the callee's."""
     failed: Callable[[str], None]
+    is_wanted: Callable[[], bool]
+    """Asked before anything is handed out: the volume, and its descriptors, may be gone by then."""
     tries: int = 0
     write_end: int = -1
 
@@ -106,6 +108,9 @@ class Zygotes:
 
     def fork(self, request: ForkRequest) -> None:
         """Ask for a worker, of the zygote that there is or the next one."""
+        if not request.is_wanted():
+            request.failed("nobody wants it any more")
+            return
         zygote = self.current
         if zygote is None:
             self._waiting.append(request)
@@ -141,9 +146,10 @@ class Zygotes:
             request.close()
             request.failed(str(values.get("error")))
             return
-        with contextlib.suppress(OSError):
-            # A pipe takes a whole document without a reader (MAX_LINE_BYTES).
-            os.write(request.write_end, request.document)
+        if request.is_wanted():
+            with contextlib.suppress(OSError):
+                # A pipe takes a whole document without a reader (MAX_LINE_BYTES).
+                os.write(request.write_end, request.document)
         request.close()
         request.forked(WorkerIdentity(int(values["pid"]), int(values["start_time"])), pidfd)
 

@@ -261,7 +261,13 @@ def _end(invocation: Invocation, step: Callable[[], Awaitable[DetachReport]]) ->
     report = runner.run(step)
     if invocation.json:
         output.document({**asdict(report), "clean": report.clean})
-    if report.requests_in_flight is None or report.unflushed_writes is None:
+    if report.unflushed_writes is None and report.requests_in_flight is not None:
+        output.warn(
+            f"{report.name}: lost are {report.requests_in_flight} requests without an answer; how "
+            f"many writes were answered but not flushed is not known, because another worker "
+            f"answered them; what a filesystem still held in memory was never sent"
+        )
+    elif report.requests_in_flight is None or report.unflushed_writes is None:
         if not report.problems:
             output.warn(f"{report.name}: nobody could be asked what was not written yet")
     elif report.requests_in_flight or report.unflushed_writes:

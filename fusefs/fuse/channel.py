@@ -54,6 +54,8 @@ class ChannelStatistics:
     flushes: int = 0
     flushed_writes: int = 0
     """How many of the first ``writes`` a successful flush has made stable."""
+    unflushed_before: bool = False
+    """An earlier process has answered writes, and nobody knows of a flush since."""
     discards: int = 0
     """FALLOCATE: holes and zeroed ranges."""
     bytes_read: int = 0

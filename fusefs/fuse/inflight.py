@@ -209,6 +209,7 @@ class InFlight:
         statistics.flushes += 1
         if request.error is None:
             statistics.flushed_writes = max(statistics.flushed_writes, request.context)
+            statistics.unflushed_before = False
         self.answer(request)
         if self.landed is not None:
             self.landed()
@@ -220,6 +221,8 @@ class InFlight:
             self.send(abi.reply(request.unique))
         else:
             number = error.errno if isinstance(error, OSError) else errno_of(error)
+            if not isinstance(error, OSError):  # those are our own refusals
+                self._slots.give_up(request.slot)
             # What the device does not have is no error of it: the kernel does it another way.
             if number != errno.EOPNOTSUPP:
                 self._statistics.errors += 1

@@ -129,6 +129,7 @@ class NativeChannel(Channel):
         self._replaying = True
         self._in_flight.landed = self._landed
         if self.slots.init is not None:
+            self._statistics.unflushed_before = not self.file.read_only
             self._size_changed(self._size)  # as it may have, since the predecessor told
         for outstanding in self.slots.outstanding():
             self._replay(outstanding.slot)

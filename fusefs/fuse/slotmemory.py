@@ -3,7 +3,8 @@
 
 The memfd has a fixed size and is sparse, so what was never used costs nothing. From the front:
 
-- the superblock: magic, version, counts, and the INIT that was agreed on with the kernel;
+- the superblock: magic, version, counts, whether a change was given up, and the INIT that was
+  agreed on with the kernel;
 - two copies of the note, a few bytes that whoever serves the volume leaves for its successor;
 - the table of request slots, then a small payload area for each slot, then the big payload areas.
 
@@ -44,6 +45,8 @@ _SUPERBLOCK = struct.Struct("=8sIIIIII")
 _INIT_PRESENT = 64
 """The word (of 8 bytes) of the superblock that says that INIT is there; INIT follows it."""
 _INIT_OFFSET = 8 * (_INIT_PRESENT + 1)
+_IN_DOUBT = 32
+"""The word of the superblock that says that a change was given up."""
 
 _NOTE = struct.Struct("=QII")
 """sequence length checksum; the note follows"""
@@ -163,6 +166,17 @@ class SlotMemory:
             encoded = reply.encode()
             self._whole[_INIT_OFFSET : _INIT_OFFSET + INIT_REPLY_LENGTH] = encoded
             self._superblock[_INIT_PRESENT] = 1
+
+    # -- what was given up ----------------------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """A change was answered with an error, and the disk may still have it."""
+        return self._superblock[_IN_DOUBT] != 0
+
+    @in_doubt.setter
+    def in_doubt(self, value: bool) -> None:
+        self._superblock[_IN_DOUBT] = value
 
     # -- the note -------------------------------------------------------------------------------
 

@@ -70,8 +70,8 @@ class Outstanding(NamedTuple):
 class RequestSlots:
     """The slots in the memfd ``fd``, which belongs to this object from here on.
 
-    One process at a time may use them. The lists and views are for the channel; others need no more
-    than ``fd``, ``init``, ``note``, ``outstanding`` and ``close``.
+    One process at a time may use them. The lists and views are for the channel; others need
+    ``fd``, ``init``, ``note``, ``outstanding``, ``has_unknown_outcome``, ``settle`` and ``close``.
 
     Raises:
         ValueError: the descriptor is something else, or slots of another version or layout, or what
@@ -167,9 +167,20 @@ class RequestSlots:
                 found.append(Outstanding(slot, opcode, unique))
         return sorted(found, key=lambda each: each.unique)
 
-    def has_outstanding_writes(self) -> bool:
-        """Whether a change of the device is outstanding: its outcome is not known."""
-        return any(each.opcode in _WRITES for each in self.outstanding())
+    def has_unknown_outcome(self) -> bool:
+        """Whether the outcome of a change is not known: it is outstanding, or it was given up
+        (``give_up``) and the disk may still have it."""
+        return self._memory.in_doubt or any(each.opcode in _WRITES for each in self.outstanding())
+
+    def give_up(self, slot: int) -> None:
+        """Before the request in the slot is answered with an error of the device: the slot will be
+        free, but a change that the disk has got may still land."""
+        if RECORD.unpack_from(self.table, slot * STRIDE)[0] in _WRITES:
+            self._memory.in_doubt = True
+
+    def settle(self) -> None:
+        """Whatever was given up has landed by now, or never will."""
+        self._memory.in_doubt = False
 
     # -- for the channel ------------------------------------------------------------------------
 

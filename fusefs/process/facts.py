@@ -63,8 +63,9 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     """The reply to ``status``."""
     io = dataclasses.asdict(channel.statistics)
     # At the most: writes that asked for stable storage themselves are among them.
-    flushed = io.pop("flushed_writes")
-    io["unflushed_writes"] = 0 if channel.file.fua else max(0, io["writes"] - flushed)
+    flushed, unknown = io.pop("flushed_writes"), io.pop("unflushed_before")
+    unflushed = None if unknown else max(0, io["writes"] - flushed)
+    io["unflushed_writes"] = 0 if channel.file.fua else unflushed
     status: dict[str, Any] = {
         "size_bytes": device.size_bytes,
         "io": io,

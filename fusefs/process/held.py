@@ -126,11 +126,6 @@ class Keeping:
     def _fork(self, volume: HeldVolume, ready: int, forked: Callable[[], None], told: Told) -> None:
         def began(worker: WorkerIdentity, pidfd: int) -> None:
             os.close(ready)
-            if self.volumes.get(volume.name) is not volume:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-                return
             volume.worker = worker
             self._attend(volume, pidfd)
             forked()
@@ -347,6 +342,10 @@ class Keeping:
         if volume.timer is not None:
             volume.timer.cancel()
         if volume.pidfd >= 0:
+            # Whoever forgets it has ended its worker; one that was born meanwhile must not go on,
+            # with nobody who knows of it.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(volume.pidfd, signal.SIGKILL)
             self._loop.unwatch(volume.pidfd)
             os.close(volume.pidfd)
             volume.pidfd = -1

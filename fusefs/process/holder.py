@@ -195,7 +195,8 @@ class Holder:
 
         def failed(why: str) -> None:
             self._peers.refuse(peer, why)
-            self.keeping.forget(name)
+            if self.keeping.volumes.get(name) is volume:
+                self.keeping.forget(name)
 
         self.keeping.start(volume, ready, forked, failed)
 

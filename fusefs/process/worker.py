@@ -214,7 +214,7 @@ class Worker:
         slots = self._slots
         if slots is None:
             raise BadMessage("a successor without request slots")
-        predecessor = read_note(slots.note, unknown_outcome=slots.has_outstanding_writes())
+        predecessor = read_note(slots.note, unknown_outcome=slots.has_unknown_outcome())
         self._take_over = take_over = TakeOver(
             self._document, reactor, predecessor, self._opener, self._arrived
         )
@@ -227,6 +227,7 @@ class Worker:
         """The LUN is there, for the first worker or for a successor."""
         if self._slots is not None:
             leave_notes(self._slots, device)
+            self._slots.settle()  # by the barrier; what was held back until now has never left
         if self._take_over is not None and self._channel is not None:
             # The channel serves already, and stood for the LUN until now.
             self._serves(ready_facts(device, 0, self._refusals))
@@ -238,10 +239,12 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._host.give_back_memory()
+        # First: where whoever attaches is gone, this raises, and we undo what we did. From the
+        # pulse on we would be followed instead.
+        self._ready.ok(facts)
         self._is_ready = True
         self._life.deadline = math.inf
         pulse.say(self._pulse, pulse.READY)
-        self._ready.ok(facts)
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
     async def _serve_channel(self, channel: Channel, *, task_status: TaskStatus[None]) -> None:

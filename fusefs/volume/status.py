@@ -45,8 +45,9 @@ class VolumeStatus:
     fstype: str = ""
     session: dict[str, Any] = field(default_factory=dict)
     """target, portal, isid, tsih, keys; empty where the worker does not answer."""
-    io: dict[str, int] = field(default_factory=dict)
-    """reads, writes, flushes, discards, bytes_read, bytes_written, errors, in_flight."""
+    io: dict[str, Any] = field(default_factory=dict)
+    """reads, writes, flushes, discards, bytes_read, bytes_written, errors, in_flight;
+    unflushed_writes, which is None until the first flush after a worker has died."""
     recoveries: int = 0
     last_error: str = ""
     protection_refused: tuple[str, ...] = ()
@@ -68,12 +69,12 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     """The status of one volume. ``being_worked_on``: another command holds its lock."""
     facts = volume.state.facts
     answer: dict[str, Any] = {}
-    trouble = ""
+    trouble = silence = ""
     if volume.worker_is_alive():
         try:
             answer = await volume.control.call("status", deadline_s=ASK_SECONDS)
         except (VolumeError, IscsiError) as error:
-            trouble = str(error)
+            silence = str(error)
         else:
             trouble = str(answer.get("failed") or "")
     loops, fstype, missing = await host_call(lambda: _compare(volume))
@@ -81,6 +82,13 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         trouble = missing or trouble
     state = volume.state.phase
     held = volume.held
+    if silence and not trouble:
+        if being_worked_on:
+            silence = ""  # it may not have come so far, or be about to end
+        elif held is not None and held.native and held.is_followed:
+            state = "recovering"  # a worker that hangs is killed and followed
+        else:
+            trouble = silence
     is_between_workers = held is not None and (
         held.state == "waiting" or (held.state == "starting" and held.restarts > 0 and not answer)
     )
@@ -110,7 +118,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         session=dict(answer.get("session") or {}),
         io=dict(answer.get("io") or {}),
         recoveries=int(answer.get("recoveries") or 0),
-        last_error=trouble or str(answer.get("last_error") or ""),
+        last_error=trouble or silence or str(answer.get("last_error") or ""),
         protection_refused=tuple(facts.get("protection_refused") or ()),
         restarts=held.restarts if held else 0,
         last_death=held.last_death if held else "",

@@ -43,7 +43,8 @@ class DetachReport:
     requests_in_flight: int | None = 0
     """Requests the kernel had no answer to; None where nobody could be asked."""
     unflushed_writes: int | None = 0
-    """Writes acknowledged since the last flush that succeeded; None where nobody could be asked."""
+    """Writes acknowledged since the last flush that succeeded; None where nobody could be asked, or
+    an earlier worker answered them."""
     problems: list[str] = field(default_factory=list)
     """Steps that did not succeed, in words."""
 
@@ -72,13 +73,6 @@ async def take_down(volume: Pieces) -> DetachReport:
             f"it has no worker at the moment ({volume.held.last_death}), so nothing can be written "
             f"out; try again when it has, or detach by force and lose what is not written",
         )
-    async with volume.holder.ending(volume.state.name):
-        await volume.ask_the_holder(start=False)
-        return await _take_down(volume)
-
-
-async def _take_down(volume: Pieces) -> DetachReport:
-    alive = volume.worker_is_alive()
     lost = await _why_nothing_can_be_saved(volume)
     await _refuse_if_used(volume)
     mountpoint = volume.state.mountpoint
@@ -87,11 +81,16 @@ async def _take_down(volume: Pieces) -> DetachReport:
         await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
     await _unmount_and_detach(volume)
     await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
-    if alive:
-        await _stop_worker(volume, force=bool(lost))
-    await volume.forget()
-    await volume.unmount_fuse(lazy=bool(lost))
-    await volume.remove_files()
+    # Not sooner: what is written out on the way here, and whoever makes us stop, need a successor
+    # should the worker die.
+    await volume.wait_for_successor()
+    async with volume.holder.ending(volume.state.name):
+        await volume.ask_the_holder(start=False)
+        if volume.worker_is_alive():
+            await _stop_worker(volume, force=bool(lost))
+        await volume.forget()
+        await volume.unmount_fuse(lazy=bool(lost))
+        await volume.remove_files()
     report = DetachReport(volume.state.name)
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None

@@ -86,6 +86,51 @@ def test_the_newest_write_stays(
         assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
 
 
+@pytest.mark.parametrize("kind", ["tgt", "python"])
+def test_a_write_that_was_given_up_does_not_land_after_the_worker_died(
+    volumes: Volumes, tmp_path: Path, kind: str
+) -> None:
+    """The application has its EIO and no request is left in the slots, but the target still has the
+    write: who comes after the worker must know that."""
+    with HOLDING[kind](tmp_path) as target:
+        volume = volumes.attach(
+            target.url, name="v", settings=QUICK, on_disconnect=f"fail-after={HOLD_SECONDS}"
+        )
+        target.hold(OFFSET, OFFSET + BLOCK)
+        first = Background(write_direct, volume.loop, OFFSET, b"1" * BLOCK)
+        target.wait_held()
+        target.cut()
+        until(lambda: not first.running)
+        assert isinstance(first.error, OSError), "its time was up while the target held it"
+        kill_worker(target, volumes)
+        newer = Background(write_until_it_succeeds, volume.loop, OFFSET, b"2" * BLOCK)
+        newer.thread.join(2 * HOLD_SECONDS)
+        assert newer.running, "a write was answered while an older one could still land on it"
+        target.release()
+        newer.join()
+        assert target.content(OFFSET, OFFSET + BLOCK) == b"2" * BLOCK
+        until(lambda: volumes.get("v").state == "attached")
+        # The reset was made: what was given up is no reason for another one.
+        before = volumes.get("v").restarts
+        kill_worker(target, volumes)
+        write_until_it_succeeds(volume.loop, OFFSET, b"3" * BLOCK)
+        assert volumes.get("v").restarts == before + 1
+        volumes.detach("v")
+        assert target.content(OFFSET, OFFSET + BLOCK) == b"3" * BLOCK
+
+
+def write_until_it_succeeds(path: str, offset: int, data: bytes) -> None:
+    """A volume that fails after a time may do so a few times before its target is back."""
+    for attempt in range(100):
+        try:
+            write_direct(path, offset, data)
+        except OSError:
+            assert attempt < 99
+            time.sleep(0.05)
+        else:
+            return
+
+
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_a_target_whose_reset_is_no_barrier_is_found_out(
     volumes: Volumes, tmp_path: Path, loss: str

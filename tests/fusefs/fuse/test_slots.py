@@ -6,6 +6,7 @@ Here the server ends between two turns of the reactor; test_slots_at_each_step.p
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -20,6 +21,7 @@ from fusefs.fuse.slotmemory import BIG_BYTES, SMALL_BYTES
 from fusefs.fuse.slots import UNIQUE_WORD, WORDS
 from pyscsi_init.device.fault import Match
 from pyscsi_init.device.interface import BlockRequest, Operation
+from pyscsi_init.errors import SessionFailed
 from tests.fusefs.fuse.fake_kernel import SIZE, Kernel
 
 LONG = 300_000
@@ -76,11 +78,35 @@ def test_outstanding_writes_are_those_of_unknown_outcome(
 ) -> None:
     kernel.fault.hold()
     kernel.ask(opcode, payload)
-    assert not kernel.slots.has_outstanding_writes()
+    assert not kernel.slots.has_unknown_outcome()
     kernel.reactor.turn()
-    assert kernel.slots.has_outstanding_writes() is is_write
+    assert kernel.slots.has_unknown_outcome() is is_write
     kernel.fault.release()
-    assert not kernel.slots.has_outstanding_writes()
+    assert not kernel.slots.has_unknown_outcome()
+
+
+@pytest.mark.parametrize(
+    ("opcode", "payload", "in_doubt"),
+    [
+        (Opcode.READ, abi.READ_IN.pack(0, 0, 512, 0, 0, 0, 0), False),
+        (Opcode.WRITE, abi.WRITE_IN.pack(0, 0, 512, 0, 0, 0, 0) + bytes(512), True),
+        (Opcode.FALLOCATE, struct.pack("=QQQII", 0, 0, 512, PUNCH, 0), True),
+        (Opcode.FALLOCATE, struct.pack("=QQQII", 0, 0, 512, 0, 0), False),
+    ],
+)
+def test_a_change_that_was_given_up_is_of_unknown_outcome(
+    kernel: Kernel, opcode: Opcode, payload: bytes, in_doubt: bool
+) -> None:
+    """Its slot is free, and the disk may still have it; what we refuse ourselves it never had."""
+    kernel.fault.fail(SessionFailed("away for too long"))
+    kernel.ask(opcode, payload)
+    kernel.reactor.turn()
+    assert kernel.slots.outstanding() == []
+    assert kernel.slots.has_unknown_outcome() is in_doubt
+    with contextlib.closing(RequestSlots(os.dup(kernel.slots.fd))) as successor:
+        assert successor.has_unknown_outcome() is in_doubt
+        successor.settle()
+    assert not kernel.slots.has_unknown_outcome()
 
 
 # -- the order that everything stands on --------------------------------------------------------

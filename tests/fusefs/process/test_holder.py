@@ -130,6 +130,42 @@ async def test_who_was_going_to_end_it_and_did_not_leaves_it_as_it_was(held: Hel
     assert await held.serves(other_than=it.identity.pid)
 
 
+async def test_who_is_forgotten_while_its_worker_is_being_born_has_none(held: Held) -> None:
+    """The zygote stands still, so the fork is under way for as long as we like."""
+    it = await held.serve()
+    await held.serve("other")
+    _, zygote = await held.pids()
+    os.kill(zygote, signal.SIGSTOP)
+    try:
+        assert await signal_and_wait(it.identity, signal.SIGKILL, 10)
+
+        async def is_being_born() -> bool:
+            facts = await held.facts()
+            return facts.state == "starting" and facts.worker is None
+
+        await eventually(is_being_born)
+        async with held.client.ending("v"):
+            await held.client.forget("v")
+        await in_thread(unmount, it.fuse)
+    finally:
+        os.kill(zygote, signal.SIGCONT)
+    again = await held.serve()
+    assert (await held.facts()).worker == again.identity
+    assert "worker 2" not in again.log.read_text()
+
+    async def has_two() -> bool:
+        return len(await in_thread(processes.children, zygote)) == 2
+
+    await eventually(has_two)
+
+
+async def test_a_worker_whose_volume_is_forgotten_ends(held: Held) -> None:
+    it = await held.serve()
+    await held.serve("other")
+    await held.client.forget("v")
+    assert await wait_for_end(it.identity, 10)
+
+
 async def test_a_libfuse_volume_ends_with_its_worker(held: Held) -> None:
     require_module("pyfuse3")
     it = await held.serve(fuse_channel="pyfuse3")

@@ -206,3 +206,31 @@ async def test_a_number_that_was_used_again_is_another_process() -> None:
     assert not is_alive(WorkerIdentity(os.getpid(), own - 1))
     assert open_pidfd(WorkerIdentity(os.getpid(), own - 1)) is None
     assert await signal_and_wait(WorkerIdentity(os.getpid(), own - 1), signal.SIGKILL, 1)
+
+
+async def test_whoever_attaches_may_die_at_the_last_moment(tmp_path: Path) -> None:
+    """After the last step that the worker tells of, before its word that it serves: it undoes what
+    it did. To be followed then would be to serve a volume that nobody has."""
+    async with Held(tmp_path) as held:
+        for attempt in range(20):
+            worker = await held.start(name := f"v{attempt}")
+            said = b""
+            while b"publish" not in said:
+                with contextlib.suppress(BlockingIOError):
+                    said += os.read(worker._ready_fd, 65536)
+            os.kill(worker.identity.pid, signal.SIGSTOP)
+            with contextlib.suppress(BlockingIOError):
+                said += os.read(worker._ready_fd, 65536)
+            was_quicker = b'"ok"' in said
+            worker.close()
+            os.kill(worker.identity.pid, signal.SIGCONT)
+            if not was_quicker:
+                break
+        assert not was_quicker
+        assert await wait_for_end(worker.identity, 10)
+
+        async def is_forgotten() -> bool:
+            return name not in (await held.client.status()).volumes
+
+        await eventually(is_forgotten)
+        assert not await in_thread(os.path.ismount, held.paths(name) / "fuse")

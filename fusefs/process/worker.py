@@ -238,10 +238,12 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._host.give_back_memory()
+        # First of all the word: where nobody hears it any more, nothing of this shall stay, and
+        # nobody may follow.
+        self._ready.ok(facts)
         self._is_ready = True
         self._life.deadline = math.inf
         pulse.say(self._pulse, pulse.READY)
-        self._ready.ok(facts)
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
     async def _serve_channel(self, channel: Channel, *, task_status: TaskStatus[None]) -> None:

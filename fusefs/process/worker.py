@@ -239,8 +239,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._host.give_back_memory()
-        # First: where whoever attaches is gone, this raises, and we undo what we did. From the
-        # pulse on we would be followed instead.
+        # First of all the word: where nobody hears it any more, nothing of this shall stay, and
+        # nobody may follow.
         self._ready.ok(facts)
         self._is_ready = True
         self._life.deadline = math.inf

@@ -336,6 +336,9 @@ class FakeHost(FakeState, Host):
         with self._step("protect_process"):
             return list(self.refusals)
 
+    def give_back_memory(self) -> None:
+        pass
+
     def process_group_command(self) -> list[str]:
         return []
 

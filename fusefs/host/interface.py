@@ -275,6 +275,10 @@ class Host(ABC):
         """Protect the calling process from memory pressure; what was refused, and why."""
 
     @abstractmethod
+    def give_back_memory(self) -> None:
+        """Give what this process has freed back to the system."""
+
+    @abstractmethod
     def process_group_command(self) -> list[str]:
         """The beginning of a command line that starts the rest in a control group of its own; empty
         where it is to be moved by ``set_process_apart``."""

@@ -23,6 +23,7 @@ from fusefs.host import (
     probe,
     process,
     process_group,
+    syscalls,
 )
 from fusefs.host.blocking import blocking
 from fusefs.host.container import Bind, Container
@@ -205,6 +206,9 @@ class LinuxHost(Host):
         return process.protect(
             io_flusher=io_flusher, lock_memory=lock_memory, oom_score_adj=oom_score_adj
         )
+
+    def give_back_memory(self) -> None:
+        syscalls.malloc_trim()
 
     def process_group_command(self) -> list[str]:
         return process_group.command()

@@ -9,6 +9,7 @@ are those of the kernel's uapi headers, which never change.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Sequence
@@ -117,6 +118,12 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     """fallocate(2): give back the pages of a range of a file, also where they are locked."""
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     _check(_libc.fallocate(fd, mode, offset, length))
+
+
+def malloc_trim() -> None:
+    """malloc_trim(3): give free memory back to the system; a no-op in a C library without it."""
+    with contextlib.suppress(AttributeError):
+        _libc.malloc_trim(0)
 
 
 def syncfs(fd: int) -> None:

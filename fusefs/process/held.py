@@ -162,9 +162,8 @@ class Keeping:
         self._attend(volume, pidfd)
 
     def prepare(self) -> None:
-        """See that there is a zygote, for those who will be followed."""
-        if self.volumes:
-            self._zygotes.prepare()
+        """There are volumes: have a zygote before one of them needs it."""
+        self._zygotes.prepare()
 
     def _attend(self, volume: HeldVolume, pidfd: int) -> None:
         volume.pidfd = pidfd

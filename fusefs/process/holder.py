@@ -69,18 +69,17 @@ class Holder:
 
     def run(self, zygote: tuple[socket.socket, int] | None = None) -> bool:
         """Hold until there is nothing to hold; False where another holder is at work."""
+        given: list[Packet] | None = []
         if self._configuration.get("take_over"):
-            path = places.holder_path(self._directory)
-            taken_over, given = self._rebuilding.take_over(path)
-            if taken_over is False:
-                return False
-            zygote = given
-        if not self._get_lock():
+            given = self._rebuilding.ask_the_holder(places.holder_path(self._directory))
+        if given is None or not self._get_lock():
             return False
         self._peers.open()
         if zygote is not None:
             self.zygotes.adopt(*zygote)
-        self.keeping.prepare()  # not sooner: a zygote may come with the volumes
+        self._rebuilding.take(given, self.zygotes.adopt)
+        if self.keeping.volumes:
+            self.keeping.prepare()
         self._rebuilding.begin()
         log.info("holder %d: %d volumes", os.getpid(), len(self.keeping.volumes))
         self.loop.call_in(IDLE_S, self._idle)

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,9 @@ class Rebuilding:
                 list(present.values()),
             )
 
-    def take_over(self, path: str) -> tuple[bool | None, tuple[socket.socket, int] | None]:
-        """Ask the living holder for everything; whether it gave it (None: there is none), and its
-        zygote. Waits, for so long that nothing else could be done with a holder that hangs."""
+    def ask_the_holder(self, path: str) -> list[Packet] | None:
+        """Ask the living holder for everything, and return it: nothing where there is no holder,
+        None where it keeps everything. Waits, within a limit: there is nothing else to do yet."""
         received: list[Packet] = []
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
             other.settimeout(TAKE_OVER_S)
@@ -241,24 +241,26 @@ class Rebuilding:
                     received.append(packet)
                     if packet.values.get("ok") is False:
                         log.error("the holder keeps everything: %s", packet.values.get("error"))
-                        return False, None
+                        return None
             except (FileNotFoundError, ConnectionRefusedError):
-                return None, None
+                return []
             except (OSError, BadPacket):
                 packet = None
             if packet is None:
                 for each in received:
                     each.close()
-                return False, None
-        zygote = None
+                return None
+        return received
+
+    def take(self, received: list[Packet], adopt: Callable[[socket.socket, int], None]) -> None:
+        """Keep what the other one gave: first the zygote, since the volumes may want it."""
         for each in received:
             if "zygote" in each.values:
-                connection = socket.socket(fileno=each.take("zygote"))
-                zygote = connection, int(each.values["zygote"])
-            else:
+                adopt(socket.socket(fileno=each.take("zygote")), int(each.values["zygote"]))
+        for each in received:
+            if "volume" in each.values:
                 self._take(each)
             each.close()
-        return True, zygote
 
     def _take(self, packet: Packet) -> None:
         values: Mapping[str, Any] = packet.values

@@ -241,14 +241,12 @@ class Worker:
         # What lives until now lives as long as the volume: later collections skip it.
         gc.collect()
         gc.freeze()
+        self._host.give_back_memory()
         # The holder first: whoever hears the other word may rely on being followed.
         pulse.say(self._pulse, pulse.READY)
-        try:
-            self._ready.ok(facts)
-        except BrokenPipeError:
-            self._is_unwanted = True
-            raise
-        self._is_ready = True
+        self._is_unwanted = True
+        self._ready.ok(facts)
+        self._is_unwanted, self._is_ready = False, True
         self._life.deadline = math.inf
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
@@ -266,8 +264,7 @@ class Worker:
     async def _end_of_service(
         self, serving: anyio.abc.TaskGroup, channel: Channel, device: BlockDevice
     ) -> None:
-        # What is in flight is ended by the device; else a channel would wait for it, and it for a
-        # target that may never come back.
+        # The device ends what is in flight: its target, and so the channel, might wait for ever.
         log.info("the service ends")
         channel.stop()
         await device.aclose()
@@ -309,7 +306,10 @@ class Worker:
         facts = {"pid": os.getpid(), "generation": self._inherited.generation}
         if take_over is None or take_over.late.inner is not None:
             unit = device if take_over is None else take_over.late.inner
-            return {**facts, **status_facts(unit or device, channel)}
+            told = status_facts(unit or device, channel)
+            if not self._is_first and not channel.statistics.flushes:
+                told["io"]["unflushed_writes"] = None  # the predecessor's are not known
+            return {**facts, **told}
         return {
             **facts,
             **status_facts(device, channel),

@@ -30,7 +30,6 @@ log = logging.getLogger("fusefs.holder")
 CONTROL_FD = 3
 MAX_TRIES = 3
 END_SECONDS = 2.0
-_FORGOTTEN = "it was forgotten before its worker was there"
 
 
 @dataclass(slots=True)
@@ -44,9 +43,8 @@ class ForkRequest:
     forked: Callable[[WorkerIdentity, int], None]
     """The process and a pidfd of it, which is the callee's."""
     failed: Callable[[str], None]
-    is_wanted: Callable[[], bool] = lambda: True
-    """Where not, ``failed`` is called: what the descriptors were may be closed, and their numbers
-    somebody else's."""
+    is_wanted: Callable[[], bool]
+    """Asked before anything is handed out: the volume, and its descriptors, may be gone by then."""
     tries: int = 0
     write_end: int = -1
 
@@ -110,10 +108,10 @@ class Zygotes:
 
     def fork(self, request: ForkRequest) -> None:
         """Ask for a worker, of the zygote that there is or the next one."""
-        zygote = self.current
         if not request.is_wanted():
-            request.failed(_FORGOTTEN)
+            request.failed("nobody wants it any more")
             return
+        zygote = self.current
         if zygote is None:
             self._waiting.append(request)
             self.prepare()
@@ -152,7 +150,7 @@ class Zygotes:
             # Without a document it ends by itself.
             request.close()
             os.close(pidfd)
-            request.failed(_FORGOTTEN)
+            request.failed("nobody wants it any more")
             return
         with contextlib.suppress(OSError):
             # A pipe takes a whole document without a reader (MAX_LINE_BYTES).

@@ -10,8 +10,9 @@ no LUN is had twice is made under one lock for all.
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fusefs.errors import (
     NameInUse,
     NoSuchVolume,
     VolumeError,
+    WorkerFailed,
 )
 from fusefs.host import Host
 from fusefs.process.exchange import HeldFacts
@@ -47,6 +49,8 @@ from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
 from pyscsi_init.device import resolve_chap
 from pyscsi_init.secret import Chap
+
+log = logging.getLogger("fusefs.volume")
 
 LOCK_SECONDS = 10.0
 IDENTITY_LOCK_SECONDS = 60.0
@@ -267,9 +271,10 @@ class VolumeManager:
     async def status(self) -> list[VolumeStatus]:
         """Every volume of this node, by name. Never waits for a target or a lock."""
         found: list[VolumeStatus] = []
+        held = await self._held()
         for name in await host_call(functools.partial(listing.names, self._directories)):
             try:
-                found.append(await self.get(name))
+                found.append(await self._look(name, held))
             except NoSuchVolume:
                 continue
         return found
@@ -280,8 +285,11 @@ class VolumeManager:
         Raises:
             NoSuchVolume: there is none of this name.
         """
+        return await self._look(name)
+
+    async def _look(self, name: str, held: Mapping[str, HeldFacts] | None = None) -> VolumeStatus:
         try:
-            volume = await self._existing(name)
+            volume = await self._existing(name, held)
         except StateUnreadable as error:
             return status.unreadable(name, str(error))
         locked = await host_call(functools.partial(is_locked, self._directories.lock(name)))
@@ -324,17 +332,25 @@ class VolumeManager:
         async with file_lock(path, real, self._lock_timeout_s):
             yield
 
+    async def _held(self) -> Mapping[str, HeldFacts]:
+        try:
+            return (await self._holder.status()).volumes
+        except WorkerFailed as error:
+            log.warning("%s", error)
+            return {}
+
     def _pieces(self, state: VolumeState, held: HeldFacts | None = None) -> Pieces:
         paths = self._directories.volume(state.name)
         return Pieces(self._host, paths, state, self._holder, held)
 
-    async def _existing(self, name: str) -> Pieces:
+    async def _existing(self, name: str, held: Mapping[str, HeldFacts] | None = None) -> Pieces:
         paths = self._directories.volume(name)
         state = await host_call(functools.partial(load_state, paths.state))
         if state is None:
             raise NoSuchVolume(name)
-        volume = self._pieces(state)
-        await volume.ask_the_holder()
+        volume = self._pieces(state, held.get(name) if held else None)
+        if held is None:
+            await volume.ask_the_holder()
         return volume
 
     async def _refuse_taken_name(self, spec: VolumeSpec) -> None:
@@ -361,7 +377,7 @@ class VolumeManager:
         self, state: VolumeState, same: Callable[[VolumeState, VolumeState], bool]
     ) -> None:
         states = await host_call(functools.partial(listing.states, self._directories))
-        held = (await self._holder.status()).volumes if states else {}
+        held = await self._held()
         for other in states:
             if other.name == state.name or (other.spec.read_only and state.spec.read_only):
                 continue

@@ -94,6 +94,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     )
     if is_between_workers and not missing:
         state, trouble = "recovering", ""
+        answer["last_error"] = held.last_death if held else ""
     elif trouble:
         state = "failed"
     elif answer.get("recovering"):

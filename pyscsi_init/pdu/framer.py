@@ -18,6 +18,7 @@ The module knows opcodes as numbers only.
 
 from __future__ import annotations
 
+import mmap
 from struct import Struct
 
 from ..errors import HeaderDigestError, LocalProtocolError, ProtocolError
@@ -35,6 +36,11 @@ _EMPTY = memoryview(b"")
 _LENGTHS = Struct(">I")
 _LENGTHS_OFFSET = 4
 _DIGEST = Struct("<I")
+
+
+def _memory(length: int) -> mmap.mmap:
+    """Zeros that take up memory only where something was received: most sessions are idle."""
+    return mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Frame:
@@ -78,7 +84,7 @@ class Framer:
         self._max_data_segment_length = max_data_segment_length
         self._header_digest = False
         self._data_digest = False
-        self.memory = bytearray(INITIAL_CAPACITY)
+        self.memory = _memory(INITIAL_CAPACITY)
         self.view = memoryview(self.memory)
         self.start = 0
         self.end = 0
@@ -223,7 +229,7 @@ class Framer:
         pending = end - start
         if needed > len(self.memory):
             # One step to the full size: a peer that sends one large PDU sends more of them.
-            grown = bytearray(max(needed, self._largest_pdu()))
+            grown = _memory(max(needed, self._largest_pdu()))
             grown[:pending] = self.view[start:end]
             # Views handed out keep the old memory alive and unchanged.
             self.memory = grown

@@ -3,8 +3,9 @@
 
 from .execute import ScsiResult, run_command, run_management
 from .initiator_name import find_initiator_name, host_initiator_name
+from .loops import open_reactor
 from .opening import OPEN_TIMEOUT, open_session
-from .reactor import Reactor, Timer, open_reactor
+from .reactor import Reactor, Timer
 from .session import Session, SessionStatistics
 
 __all__ = [

@@ -17,7 +17,8 @@ from ..session import SessionMachine
 from ..settings import Settings
 from .initiator_name import host_initiator_name
 from .login import LoginPlan, log_in
-from .reactor import Reactor, open_reactor
+from .loops import open_reactor
+from .reactor import Reactor
 from .recovery import Keeper
 from .session import Session
 

@@ -14,14 +14,11 @@ callback it runs at once: a lone caller does not wait for a batch.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
-import sniffio
-import trio
 
 Callback = Callable[[], None]
 
@@ -149,141 +146,3 @@ class AsyncioReactor(Reactor):
             self.remove_reader(fd)
         for fd in list(self._writers):
             self.remove_writer(fd)
-
-
-class _TrioTimer:
-    def __init__(self, scope: trio.CancelScope) -> None:
-        self._scope = scope
-
-    def cancel(self) -> None:
-        self._scope.cancel()
-
-
-class TrioReactor(Reactor):
-    """Over trio: one small task per descriptor and per timer, none per I/O.
-
-    Their scopes are shielded: a cancellation from outside ends the block, and the block may need
-    its descriptors and timers to end in good order. ``close`` is what ends them.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        super().__init__()
-        self._nursery = nursery
-        self._readers: dict[int, trio.CancelScope] = {}
-        self._writers: dict[int, trio.CancelScope] = {}
-        self._scopes: set[trio.CancelScope] = set()
-
-    def _scope(self) -> trio.CancelScope:
-        scope = trio.CancelScope(shield=True)
-        self._scopes.add(scope)
-        return scope
-
-    def close(self) -> None:
-        """Forget every descriptor and timer, and call nothing any more."""
-        for scope in list(self._scopes):
-            scope.cancel()
-
-    def now(self) -> float:
-        return trio.current_time()
-
-    async def _watch(
-        self, wait: Callable[[int], Any], fd: int, callback: Callback, scope: trio.CancelScope
-    ) -> None:
-        try:
-            with scope:
-                # Asked before every wait: the descriptor may be closed as soon as it was removed.
-                while not scope.cancel_called:
-                    await wait(fd)
-                    if not scope.cancel_called:
-                        self.run_callback(callback)
-        finally:
-            self._scopes.discard(scope)
-
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        self.remove_reader(fd)
-        scope = self._readers[fd] = self._scope()
-        self._nursery.start_soon(self._watch, trio.lowlevel.wait_readable, fd, callback, scope)
-
-    def remove_reader(self, fd: int) -> None:
-        scope = self._readers.pop(fd, None)
-        if scope is not None:
-            scope.cancel()
-
-    def add_writer(self, fd: int, callback: Callback) -> None:
-        self.remove_writer(fd)
-        scope = self._writers[fd] = self._scope()
-        self._nursery.start_soon(self._watch, trio.lowlevel.wait_writable, fd, callback, scope)
-
-    def remove_writer(self, fd: int) -> None:
-        scope = self._writers.pop(fd, None)
-        if scope is not None:
-            scope.cancel()
-
-    async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
-        try:
-            with scope:
-                await trio.sleep_until(deadline)
-                if not scope.cancel_called:
-                    self.run_callback(callback)
-        finally:
-            self._scopes.discard(scope)
-
-    def call_at(self, deadline: float, callback: Callback) -> Timer:
-        scope = self._scope()
-        self._nursery.start_soon(self._sleep, deadline, callback, scope)
-        return _TrioTimer(scope)
-
-    def call_soon(self, callback: Callback) -> None:
-        self.call_at(self.now(), callback)
-
-    def spawn(self, function: Callable[[], Any]) -> None:
-        self._nursery.start_soon(function)
-
-
-@contextlib.asynccontextmanager
-async def open_reactor() -> AsyncIterator[Reactor]:
-    """A reactor on the loop that runs now; everything it started ends with the block.
-
-    An exception of the block leaves it as it is, not wrapped in a group: the tasks in here are
-    nobody's business. A callback that fails cancels the block and its error is raised instead.
-    """
-    error: BaseException | None = None
-    if sniffio.current_async_library() == "trio":
-        try:
-            async with trio.open_nursery() as nursery:
-                trio_reactor = TrioReactor(nursery)
-                try:
-                    yield trio_reactor
-                except BaseException as raised:
-                    error = raised
-                finally:
-                    trio_reactor.close()
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
-    else:
-        reactor: AsyncioReactor | None = None
-        try:
-            async with anyio.create_task_group() as tasks:
-                reactor = AsyncioReactor(tasks)
-                try:
-                    yield reactor
-                except BaseException as raised:
-                    error = raised
-                finally:
-                    reactor.close()
-                tasks.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
-        if reactor is not None and reactor.failure is not None:
-            raise reactor.failure
-    if error is not None:
-        raise error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that a group of tasks ended with; the others are its consequences."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

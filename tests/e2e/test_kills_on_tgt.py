@@ -306,7 +306,7 @@ def test_the_oracle_finds_a_stale_block_through_a_volume(
 def test_workers_are_killed_many_times(volumes: Volumes, disk_url: str, tell: Tell) -> None:
     figures = kill_workers(volumes, disk_url, KILLS)
     tell(figures)
-    assert figures.percentile(0.99) < 1.0
+    assert figures.percentile(0.99) < 3.0
 
 
 @pytest.mark.soak

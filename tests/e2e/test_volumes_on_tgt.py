@@ -25,6 +25,7 @@ from pyscsi_init.errors import IscsiError, ReadOnlyDevice
 from tests.e2e.conftest import IQN, Volumes
 from tests.support.filesystems import FILESYSTEMS, fsck_is_clean
 from tests.support.fio import fio_verify
+from tests.support.requirements import require_module
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
@@ -290,7 +291,11 @@ def test_force_ends_a_volume_whose_target_is_gone(
 
 
 def test_a_dead_worker_is_told_and_cleaned_up(volumes: Volumes, disk_url: str) -> None:
-    volume = volumes.mount(disk_url, name="v", fstype="ext4", format_if_blank=True)
+    """Where nobody follows it; tests/e2e/test_kills_on_tgt.py has the rest."""
+    require_module("pyfuse3")
+    volume = volumes.mount(
+        disk_url, name="v", fstype="ext4", format_if_blank=True, fuse_channel="pyfuse3"
+    )
     assert volume.worker_pid is not None
     os.kill(volume.worker_pid, 9)
     deadline = time.monotonic() + 10

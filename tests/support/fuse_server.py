@@ -29,7 +29,7 @@ from pyscsi_init.device.fault import FaultDevice, Match
 from pyscsi_init.device.interface import BlockDevice, BlockRequest, Limits, Operation
 from pyscsi_init.device.ram import RamDevice
 from pyscsi_init.errors import MediumError
-from pyscsi_init.transport.reactor import open_reactor
+from pyscsi_init.transport.loops import open_reactor
 
 from . import processes
 

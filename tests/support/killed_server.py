@@ -29,7 +29,8 @@ from fusefs.host import LinuxHost
 from pyscsi_init.device.interface import BlockRequest
 from pyscsi_init.device.ram import RamDevice
 from pyscsi_init.device.wrapper import WrappedDevice
-from pyscsi_init.transport.reactor import Reactor, open_reactor
+from pyscsi_init.transport.loops import open_reactor
+from pyscsi_init.transport.reactor import Reactor
 
 from . import processes
 

@@ -16,7 +16,6 @@ import anyio
 import pytest
 
 from fusefs.errors import NotAllowed, WorkerFailed
-from fusefs.process import pulse
 from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.process.zygote import WORKER_NAME
 from tests.fusefs.process.running import Held, eventually, in_thread, read, unmount, write
@@ -359,19 +358,3 @@ def test_the_holder_is_made_of_the_standard_library() -> None:
             )
             waiting.append(imported)
     assert len(seen) > 8
-
-
-def test_a_worker_may_not_outgrow_the_words_of_its_pulse() -> None:
-    """A thousand hours of beats that nobody reads are no other word."""
-    assert pulse.READY > 1000 * 3600
-    heard = pulse.make_pulse()
-    try:
-        for word in (pulse.BEAT, pulse.BEAT, pulse.READY, pulse.HANDED_OVER):
-            pulse.say(heard, word)
-        words = pulse.hear(heard)
-        assert pulse.heard(words, pulse.READY)
-        assert pulse.heard(words, pulse.HANDED_OVER)
-        assert not pulse.heard(words, pulse.OVER)
-        assert pulse.hear(heard) == 0
-    finally:
-        os.close(heard)

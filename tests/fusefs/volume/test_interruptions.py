@@ -47,7 +47,7 @@ async def test_a_killed_worker_is_followed_and_nothing_is_lost(node: Node) -> No
 
     await eventually(serves)
     now = await node.manager.get("data")
-    assert (now.restarts, now.io["errors"]) == (1, 0)
+    assert (now.restarts, now.io["errors"]) == (1, 0), now
     assert now.worker_pid not in (None, status.worker_pid)
     assert (await node.manager.umount("data")).clean
     node.assert_nothing_left()

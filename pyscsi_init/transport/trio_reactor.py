@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reactor over trio; a file of its own so that who runs on asyncio need not load trio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from .reactor import Callback, Reactor, Timer
+
+
+class _TrioTimer:
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+class TrioReactor(Reactor):
+    """Over trio: one small task per descriptor and per timer, none per I/O.
+
+    Their scopes are shielded: a cancellation from outside ends the block, and the block may need
+    its descriptors and timers to end in good order. ``close`` is what ends them.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self._nursery = nursery
+        self._readers: dict[int, trio.CancelScope] = {}
+        self._writers: dict[int, trio.CancelScope] = {}
+        self._scopes: set[trio.CancelScope] = set()
+
+    def _scope(self) -> trio.CancelScope:
+        scope = trio.CancelScope(shield=True)
+        self._scopes.add(scope)
+        return scope
+
+    def close(self) -> None:
+        """Forget every descriptor and timer, and call nothing any more."""
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    async def _watch(
+        self, wait: Callable[[int], Any], fd: int, callback: Callback, scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                # Asked before every wait: the descriptor may be closed as soon as it was removed.
+                while not scope.cancel_called:
+                    await wait(fd)
+                    if not scope.cancel_called:
+                        self.run_callback(callback)
+        finally:
+            self._scopes.discard(scope)
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        self.remove_reader(fd)
+        scope = self._readers[fd] = self._scope()
+        self._nursery.start_soon(self._watch, trio.lowlevel.wait_readable, fd, callback, scope)
+
+    def remove_reader(self, fd: int) -> None:
+        scope = self._readers.pop(fd, None)
+        if scope is not None:
+            scope.cancel()
+
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        self.remove_writer(fd)
+        scope = self._writers[fd] = self._scope()
+        self._nursery.start_soon(self._watch, trio.lowlevel.wait_writable, fd, callback, scope)
+
+    def remove_writer(self, fd: int) -> None:
+        scope = self._writers.pop(fd, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await trio.sleep_until(deadline)
+                if not scope.cancel_called:
+                    self.run_callback(callback)
+        finally:
+            self._scopes.discard(scope)
+
+    def call_at(self, deadline: float, callback: Callback) -> Timer:
+        scope = self._scope()
+        self._nursery.start_soon(self._sleep, deadline, callback, scope)
+        return _TrioTimer(scope)
+
+    def call_soon(self, callback: Callback) -> None:
+        self.call_at(self.now(), callback)
+
+    def spawn(self, function: Callable[[], Any]) -> None:
+        self._nursery.start_soon(function)

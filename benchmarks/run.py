@@ -93,8 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns the exit status."""
     options = arguments_of(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
     run = Run(
         machine=machine.facts(),
         options={
@@ -106,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         run.notes.append(busy)
     status = 0
     try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
         with workspace(run) as (directory, memory):
             measure_all(options, run, directory, memory, console)
     except Stopped as stopped:

@@ -26,6 +26,9 @@ from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
 from fusefs.volume.state import Bind
 from pyscsi_init.errors import IscsiError
 
+BIRTH_SECONDS = 10.0
+"""A worker that was forked as its predecessor died answers long before."""
+BIRTH_PAUSE_S = 0.05
 FORCED_STOP_SECONDS = 3.0
 FORCED_SYNC_SECONDS = 10.0
 """A worker whose connection was aborted ends by itself; one whose target is gone may not."""
@@ -205,12 +208,19 @@ async def _stop_worker(volume: Pieces, *, force: bool) -> None:
     if worker is None:
         return
     settings = volume.state.spec.session_settings()
-    try:
-        await volume.control.call("stop", force=force, deadline_s=settings.flush_timeout + 10)
-    except WorkerFailed:
-        # It may have ended between our look and our request: then there is nothing to stop.
-        if volume.worker_is_alive():
-            raise
+    patience = anyio.current_time() + BIRTH_SECONDS
+    while True:
+        try:
+            await volume.control.call("stop", force=force, deadline_s=settings.flush_timeout + 10)
+            break
+        except WorkerFailed:
+            # It may have ended between our look and our request: then there is nothing to stop.
+            if not volume.worker_is_alive():
+                break
+            # Or it has only just been forked, and has no socket yet.
+            if anyio.current_time() > patience:
+                raise
+            await anyio.sleep(BIRTH_PAUSE_S)
     if not await wait_for_end(worker, settings.logout_timeout + STOP_SECONDS):
         await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
 

@@ -24,6 +24,10 @@ OTHER_RUNS = "/pytest-of-"
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""
 
+PROCESS_GRACE_SECONDS = 6.0
+"""A holder whose command was killed before it brought a volume looks every 2 s whether anybody
+wants it, and ends its zygote then."""
+
 KEPT_BY_IPROUTE2 = "mount /run/netns ("
 """``ip netns add`` makes its directory a mount point, once, and leaves it."""
 
@@ -90,8 +94,10 @@ def of_the_host() -> set[str]:
     return {text for text in found if OTHER_RUNS not in text}
 
 
-def _settle(leftovers: set[str], again: Callable[[], set[str]]) -> set[str]:
-    deadline = time.monotonic() + GRACE_SECONDS
+def _settle(
+    leftovers: set[str], again: Callable[[], set[str]], grace_s: float = GRACE_SECONDS
+) -> set[str]:
+    deadline = time.monotonic() + grace_s
     while leftovers and time.monotonic() < deadline:
         time.sleep(0.01)
         leftovers = again()
@@ -115,6 +121,6 @@ def check_processes(before: set[int], mark: str) -> None:
             if (line := processes.command_line(pid)) and not any(name in line for name in HELPERS)
         }
 
-    leftovers = _settle(new(), new)
+    leftovers = _settle(new(), new, PROCESS_GRACE_SECONDS)
     if leftovers:
         pytest.fail("left behind: " + "; ".join(sorted(leftovers)), pytrace=False)

@@ -86,9 +86,12 @@ async def take_down(volume: Pieces) -> DetachReport:
     await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
     # Not sooner: what is written out on the way here, and whoever makes us stop, need a successor
     # should the worker die.
+    await volume.ask_the_holder(start=False)
     await volume.wait_for_successor()
     async with volume.holder.ending(volume.state.name):
         await volume.ask_the_holder(start=False)
+        if volume.held is not None and volume.held.state == "starting":
+            await volume.wait_for_successor()  # it is there, or will be, but does not listen yet
         if volume.worker_is_alive():
             await _stop_worker(volume, force=bool(lost))
         await volume.forget()

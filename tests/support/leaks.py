@@ -24,9 +24,9 @@ OTHER_RUNS = "/pytest-of-"
 GRACE_SECONDS = 1.0
 """For the kernel and for processes that were told to end: taken only when something is found."""
 
-PROCESS_GRACE_SECONDS = 6.0
-"""A holder whose command was killed before it brought a volume looks every 2 s whether anybody
-wants it, and ends its zygote then."""
+PROCESS_GRACE_SECONDS = 12.0
+"""A holder waits 6 s for workers that have not told it of themselves, and looks every 2 s whether
+anybody wants it."""
 
 KEPT_BY_IPROUTE2 = "mount /run/netns ("
 """``ip netns add`` makes its directory a mount point, once, and leaves it."""

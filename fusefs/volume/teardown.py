@@ -92,8 +92,7 @@ async def take_down(volume: Pieces) -> DetachReport:
         await volume.ask_the_holder(start=False)
         if volume.held is not None and volume.held.state == "starting":
             await volume.wait_for_successor()  # it is there, or will be, but does not listen yet
-        if volume.worker_is_alive():
-            await _stop_worker(volume, force=bool(lost))
+        stopped = not volume.worker_is_alive() or await _stop_worker(volume, force=bool(lost))
         await volume.forget()
         await volume.unmount_fuse(lazy=bool(lost))
         await volume.remove_files()
@@ -101,6 +100,12 @@ async def take_down(volume: Pieces) -> DetachReport:
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
         report.problems.append(f"what had not reached the target by then is lost: {lost}")
+    elif not stopped and not volume.state.spec.read_only:
+        report.unflushed_writes = None
+        report.problems.append(
+            "its worker died while it ended: all has reached the target, but whether the target "
+            "has put it on stable storage is not known"
+        )
     return report
 
 
@@ -206,15 +211,18 @@ async def _quietly(step: Callable[[], Awaitable[Any]]) -> None:
             return
 
 
-async def _stop_worker(volume: Pieces, *, force: bool) -> None:
+async def _stop_worker(volume: Pieces, *, force: bool) -> bool:
+    """End it; whether it has said itself that it flushed and ends."""
     worker = volume.worker
     if worker is None:
-        return
+        return True
+    said = False
     settings = volume.state.spec.session_settings()
     patience = anyio.current_time() + BIRTH_SECONDS
     while True:
         try:
             await volume.control.call("stop", force=force, deadline_s=settings.flush_timeout + 10)
+            said = True
             break
         except WorkerFailed:
             # It may have ended between our look and our request: then there is nothing to stop.
@@ -226,6 +234,7 @@ async def _stop_worker(volume: Pieces, *, force: bool) -> None:
             await anyio.sleep(BIRTH_PAUSE_S)
     if not await wait_for_end(worker, settings.logout_timeout + STOP_SECONDS):
         await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
+    return said
 
 
 async def take_down_by_force(volume: Pieces) -> DetachReport:

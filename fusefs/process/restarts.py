@@ -26,9 +26,13 @@ to it dies within milliseconds, since all of them are submitted before it reads 
 class Restarts:
     """The deaths of one volume's workers, or of the zygotes."""
 
-    def __init__(self, count: int = 0) -> None:
+    def __init__(self, count: int = 0, *, longest_after_service_s: float = DELAYS_S[-1]) -> None:
+        """``longest_after_service_s``: the most that follows the death of one that had begun to
+        serve. A worker may die of what it serves; a zygote serves nothing it could die of, and
+        every volume whose worker dies waits for it."""
         self.count = count
         """Successors that were asked for, ever."""
+        self._longest_after_service_s = longest_after_service_s
         self._credit = float(AT_ONCE)
         self._in_a_row = 0
 
@@ -44,4 +48,4 @@ class Restarts:
             return 0.0
         delay = DELAYS_S[min(self._in_a_row, len(DELAYS_S) - 1)]
         self._in_a_row += 1
-        return delay
+        return delay if ready_at is None else min(delay, self._longest_after_service_s)

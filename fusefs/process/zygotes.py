@@ -31,6 +31,9 @@ CONTROL_FD = 3
 MAX_TRIES = 3
 END_SECONDS = 2.0
 
+LONGEST_DELAY_S = 0.5
+"""Until a zygote that had come up and died is there again: about what it takes to come up."""
+
 
 @dataclass(slots=True)
 class ForkRequest:
@@ -93,7 +96,7 @@ class Zygotes:
         self._candidates: list[Zygote] = []
         self._waiting: list[ForkRequest] = []
         self._number = 0
-        self._restarts = Restarts()
+        self._restarts = Restarts(longest_after_service_s=LONGEST_DELAY_S)
         self.last_death = ""
         self._begun = False
         self._ended = False

@@ -33,3 +33,11 @@ def test_a_service_ends_the_delays() -> None:
         pass
     assert restarts.died(50 + SERVICE_S, 50) == 0
     assert restarts.died(60, None) == DELAYS_S[0]
+
+
+def test_a_zygote_that_came_up_is_followed_soon_and_one_that_never_does_is_not() -> None:
+    """All volumes whose workers die wait for it, and it serves nothing that it could die of."""
+    restarts, now = Restarts(longest_after_service_s=0.5), 100.0
+    delays = [restarts.died(now, now - 0.001) for _ in range(20)]
+    assert max(delays) == 0.5
+    assert restarts.died(now, None) == DELAYS_S[-1]

@@ -162,7 +162,7 @@ async def test_timers_come_in_time_and_in_order() -> None:
         await until(lambda: "late" in fired)
         assert sorted(fired[:2]) == ["past", "soon"]
         assert fired[2:] == ["early", "late"]
-        assert reactor.now() >= now + 0.03
+        assert reactor.now() >= now + 0.029  # uvloop's clock counts whole milliseconds
         never.cancel()
 
 

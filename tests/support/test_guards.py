@@ -75,7 +75,9 @@ def test_a_daemon_with_another_parent_is_found(tmp_path: Path) -> None:
         tmp_path,
         """
         def test_it():
-            subprocess.run("setsid sleep 1000 >/dev/null 2>&1 &", shell=True, check=True)
+            # Until it has begun: in the middle of exec(2) it has no environment to be known by.
+            command = "setsid sleep 1000 >/dev/null 2>&1 & sleep 0.5"
+            subprocess.run(command, shell=True, check=True)
         """,
     )
     assert "left behind: process" in text

@@ -129,17 +129,9 @@ class UnitWatch:
 
     async def _compare(self) -> IscsiError | None:
         try:
-            now = await drive(probe_identity(self.what), self.session, self.lun)
-            try:
-                check_same_unit(self.identity, now)
-            except CapacityShrunk as error:
-                # In use and told so: what lies beyond the new end fails, the rest goes on.
-                log.info("%s: %s", self.what, error)
+            now = await self._same_unit_now()
             if self.suspicious:
-                length = min(now.size_bytes, self.witness.length)
-                self.witness.check(
-                    await drive(read_head(now.block_size, length), self.session, self.lun)
-                )
+                self.witness.check(await self._head(now))
         except IdentityMismatch as error:
             self.session.fail(error)
             return error
@@ -148,6 +140,21 @@ class UnitWatch:
             return error
         self._set_size(now.size_bytes)
         return None
+
+    async def _same_unit_now(self) -> Identity:
+        """The unit as it says of itself now. Raises IdentityMismatch where it is another."""
+        now = await drive(probe_identity(self.what), self.session, self.lun)
+        try:
+            check_same_unit(self.identity, now)
+        except CapacityShrunk as error:
+            # In use and told so: what lies beyond the new end fails, the rest goes on.
+            log.info("%s: %s", self.what, error)
+        return now
+
+    async def _head(self, now: Identity) -> bytes:
+        """The start of the disk, as far as it bears witness."""
+        length = min(now.size_bytes, self.witness.length)
+        return await drive(read_head(now.block_size, length), self.session, self.lun)
 
     def _event(self, event: AsyncEventReceived) -> None:
         # RFC 7143 11.9.1: a SCSI event, told without a command to tell it with.
@@ -216,15 +223,10 @@ class UnitWatch:
         Raises:
             IdentityMismatch: another unit; the session has failed.
         """
-        now = await drive(probe_identity(self.what), self.session, self.lun)
         try:
-            try:
-                check_same_unit(self.identity, now)
-            except CapacityShrunk as error:
-                log.info("%s: %s", self.what, error)
+            now = await self._same_unit_now()
             generation = self.witness.generation
-            length = min(now.size_bytes, self.witness.length)
-            head = await drive(read_head(now.block_size, length), self.session, self.lun)
+            head = await self._head(now)
             # A write to the start that came in between is not what was read.
             if self.witness.generation == generation:
                 self.witness.check(head)

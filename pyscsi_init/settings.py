@@ -73,6 +73,10 @@ class Settings:
     """Most commands in flight at once, whatever the target's window."""
     max_transfer_bytes: int = 0
     """Largest READ or WRITE we issue; 0 takes the target's word, or 512 KiB where it says none."""
+    busy_poll: float = 100e-6
+    """While few commands are in flight, look for an answer up to so long before sleeping, where
+    answers have come that soon; yields to others, burns a processor otherwise idle. 0 never
+    does."""
 
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float) -> None:
@@ -99,6 +103,7 @@ class Settings:
         number("error_recovery_level", 0, 0)
         number("queue_depth", 1, 65535)
         number("max_transfer_bytes", 0, 2**31)
+        number("busy_poll", 0, 0.01)
         for name in (
             "connect_timeout",
             "login_timeout",

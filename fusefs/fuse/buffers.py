@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 
 from .abi import MAX_WRITE, OUT_HEADER_LENGTH, PAGE
+from .ring import address_of
 
 ALIGN_FROM = 32 << 10
 """From here on the data begins at a page: the kernel then copies whole pages."""
@@ -25,7 +26,7 @@ LARGE_POOL_BYTES = 32 << 20
 class AnswerBuffer:
     """Room for one answer with ``capacity`` bytes of data."""
 
-    __slots__ = ("capacity", "data", "pool", "whole")
+    __slots__ = ("address", "capacity", "data", "pool", "whole")
 
     def __init__(self, capacity: int, pool: list[AnswerBuffer]) -> None:
         self.capacity = capacity
@@ -38,6 +39,7 @@ class AnswerBuffer:
             whole = memoryview(memory)[PAGE - OUT_HEADER_LENGTH :]
         self.whole = whole
         """Header and data."""
+        self.address = address_of(whole)
         self.data = whole[OUT_HEADER_LENGTH:]
 
 

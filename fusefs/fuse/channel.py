@@ -38,6 +38,9 @@ class Reactor(Protocol):
     def remove_reader(self, fd: int) -> None:
         """Call no more."""
 
+    def at_end_of_turn(self, callback: Callable[[], None]) -> None:
+        """Call once after the present callbacks; at once outside of them."""
+
     def now(self) -> float:
         """The loop's clock, in seconds."""
 

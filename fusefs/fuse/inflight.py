@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a request that is complete in its slot to its answer: what is between kernel and device.
 
-Each slot has one block request, which is used again. Its completion writes the answer with one
-``write`` and clears the slot. Reading /dev/fuse is :mod:`fusefs.fuse.native`'s; where requests and
-their payload lie is :mod:`fusefs.fuse.slots`'.
+Each slot has one block request, which is used again. Its completion leaves the answer for the end
+of the reactor's turn, where all answers of the turn are written with one system call
+(:mod:`fusefs.fuse.ring`), and their slots cleared. Reading /dev/fuse is
+:mod:`fusefs.fuse.native`'s; where requests and their payload lie is :mod:`fusefs.fuse.slots`'.
 
-INVARIANT: a slot is cleared right after its answer was written, with nothing in between, see
-:mod:`fusefs.fuse.slots`. (tests: test_a_slot_is_cleared_after_its_answer_and_before_anything_else)
+INVARIANT: a slot is cleared right after the call that wrote its answer, with nothing in between but
+clearing the others of that call, see :mod:`fusefs.fuse.slots`.
+(tests: test_a_slot_is_cleared_after_its_answer_and_before_anything_else)
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from .blockfile import BlockFile, run_steps
 from .buffers import LARGE, AnswerBuffer, AnswerBuffers
 from .channel import ChannelStatistics
 from .errno import errno_of
+from .ring import ENTRIES, address_of, open_ring
 from .slots import UNIQUE_WORD, WORDS, RequestSlots
 
 log = logging.getLogger(__name__)
@@ -37,18 +40,34 @@ _write = os.write
 # The layouts of abi.OUT_HEADER and of the answer to WRITE, in the machine's own alignment.
 _pack_out_into = struct.Struct("IiQ").pack_into
 _written = struct.Struct("IiQI4x")
-_pack_written = _written.pack
+_pack_written_into = _written.pack_into
 _WRITTEN_LENGTH = _written.size
+_RECEIPT_BYTES = 32
+"""Room for the answer to a WRITE."""
 
 
 class SlotRequest(BlockRequest):
     """What the device is asked for the request in a slot; used again for each that comes there."""
 
-    __slots__ = ("answer", "area", "slot", "small", "small_size", "unique", "unique_word")
+    __slots__ = (
+        "answer",
+        "area",
+        "receipt",
+        "receipt_address",
+        "slot",
+        "small",
+        "small_size",
+        "unique",
+        "unique_word",
+    )
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, receipts: memoryview) -> None:
         super().__init__(Operation.FLUSH, 0, 0, None, _no_completion)
         self.slot = slot
+        start = slot * _RECEIPT_BYTES
+        self.receipt = receipts[start : start + _WRITTEN_LENGTH]
+        """The answer to a WRITE."""
+        self.receipt_address = address_of(self.receipt)
         self.unique_word = slot * WORDS + UNIQUE_WORD
         self.unique = 0
         self.area = -1
@@ -72,9 +91,15 @@ class InFlight:
     """The block requests of all slots, over the device of ``file``; answers go to ``fd``."""
 
     def __init__(
-        self, fd: int, file: BlockFile, slots: RequestSlots, statistics: ChannelStatistics
+        self,
+        fd: int,
+        file: BlockFile,
+        slots: RequestSlots,
+        statistics: ChannelStatistics,
+        at_end_of_turn: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.requests = [SlotRequest(slot) for slot in range(slots.count)]
+        receipts = memoryview(bytearray(_RECEIPT_BYTES * slots.count))
+        self.requests = [SlotRequest(slot, receipts) for slot in range(slots.count)]
         self.large_bytes = 0
         """What the reads above 64 KiB that are in flight ask for."""
         self.landed: Callable[[], None] | None = None
@@ -88,6 +113,16 @@ class InFlight:
         self._buffers = AnswerBuffers()
         self._pools = self._buffers.small_pools
         self._submit = file.device.submit
+        self._at_end_of_turn = at_end_of_turn
+        self._due: list[Any] = []
+        """READs and WRITEs that were done; their answers are written at the end of the turn."""
+        self._ring = open_ring(fd)
+
+    def close(self) -> None:
+        """Let go of what answers are written with. Nothing may be in flight."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
 
     def trim(self) -> None:
         """Give back the memory of answers. Nothing may be in flight."""
@@ -158,51 +193,80 @@ class InFlight:
     # Any: a completion gets the request that was submitted, and a check per I/O proves nothing.
 
     def _read_done(self, request: Any) -> None:
-        answer, length = request.answer, request.length
-        if request.error is None:
-            whole = answer.whole
-            _pack_out_into(whole, 0, OUT_HEADER_LENGTH + length, 0, request.unique)
-            try:
-                if length == answer.capacity:
-                    _write(self._fd, whole)
+        if request.error is not None:
+            answer, request.answer = request.answer, None
+            self.answer(request)
+            self._give_back(answer, request.length)
+            if self.landed is not None:
+                self.landed()
+            return
+        length = request.length
+        _pack_out_into(request.answer.whole, 0, OUT_HEADER_LENGTH + length, 0, request.unique)
+        due = self._due
+        due.append(request)
+        if len(due) == 1:
+            self._at_end_of_turn(self._write_due)
+
+    def _write_done(self, request: Any) -> None:
+        if request.error is not None:
+            self.answer(request)
+            if self.landed is not None:
+                self.landed()
+            return
+        _pack_written_into(request.receipt, 0, _WRITTEN_LENGTH, 0, request.unique, request.length)
+        due = self._due
+        due.append(request)
+        if len(due) == 1:
+            self._at_end_of_turn(self._write_due)
+
+    def _write_due(self) -> None:
+        """Write the answers of this turn: one with a write of its own, several at once."""
+        due, self._due = self._due, []
+        ring = self._ring
+        if ring is None or len(due) == 1:
+            for request in due:
+                if request.operation:
+                    self.send(request.receipt)
                 else:
-                    _write(self._fd, whole[: OUT_HEADER_LENGTH + length])
-            except OSError as error:
-                _refused(error)
-            self._words[request.unique_word] = 0
-            self._free.append(request.slot)
-            statistics = self._statistics
+                    self.send(request.answer.whole[: OUT_HEADER_LENGTH + request.length])
+                self._answered(request)
+        else:
+            for start in range(0, len(due), ENTRIES):
+                batch = due[start : start + ENTRIES]
+                for request in batch:
+                    if request.operation:
+                        ring.add(request.receipt_address, _WRITTEN_LENGTH)
+                    else:
+                        ring.add(request.answer.address, OUT_HEADER_LENGTH + request.length)
+                for number in ring.submit():
+                    _refused(OSError(number, os.strerror(number)))
+                for request in batch:
+                    self._answered(request)
+        if self.landed is not None:
+            self.landed()
+
+    def _answered(self, request: Any) -> None:
+        """The answer was written: the slot is free."""
+        self._words[request.unique_word] = 0
+        self._free.append(request.slot)
+        statistics, length = self._statistics, request.length
+        if request.operation:
+            if request.area >= 0:
+                self._slots.free_areas.append(request.area)
+                request.area = -1
+            statistics.writes += 1
+            statistics.bytes_written += length
+        else:
             statistics.reads += 1
             statistics.bytes_read += length
-        else:
-            self.answer(request)
+            self._give_back(request.answer, length)
+
+    def _give_back(self, answer: AnswerBuffer, length: int) -> None:
         if length <= LARGE:
             answer.pool.append(answer)
         else:
             self.large_bytes -= length
             self._buffers.give_back(answer)
-        if self.landed is not None:
-            self.landed()
-
-    def _write_done(self, request: Any) -> None:
-        if request.error is None:
-            try:
-                written = _pack_written(_WRITTEN_LENGTH, 0, request.unique, request.length)
-                _write(self._fd, written)
-            except OSError as error:
-                _refused(error)
-            self._words[request.unique_word] = 0
-            self._free.append(request.slot)
-            if request.area >= 0:
-                self._slots.free_areas.append(request.area)
-                request.area = -1
-            statistics = self._statistics
-            statistics.writes += 1
-            statistics.bytes_written += request.length
-        else:
-            self.answer(request)
-        if self.landed is not None:
-            self.landed()
 
     def _flush_done(self, request: Any) -> None:
         statistics = self._statistics
@@ -230,7 +294,7 @@ class InFlight:
             request.error = None
         self.clear(request)
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes | memoryview) -> None:
         """Write one answer or notification. Never raises: it runs in the device's completion."""
         try:
             _write(self._fd, message)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native channel: reads /dev/fuse itself and answers from the completions of the block device.
 
-One wake-up of the descriptor takes up to 64 requests and submits each to the device; an answer
-leaves from the completion, with one ``write``. No task, no future and no event object is made per
-I/O; each request slot has one block request, which is used again. What is not I/O is answered by
-:mod:`fusefs.fuse.requests`.
+One wake-up of the descriptor takes up to 64 requests and submits each to the device; the answers to
+what a turn has completed leave at its end, in one system call. No task, no future and no event
+object is made per I/O; each request slot has one block request, which is used again. What is not
+I/O is answered by :mod:`fusefs.fuse.requests`.
 
 Requests are read into slots that outlive this process (:mod:`fusefs.fuse.slots`). A channel that is
 given slots with requests in them does these first, and reads nothing new until all of them are
@@ -90,7 +90,9 @@ class NativeChannel(Channel):
         self._size = self.file.size
         self._owns_slots = slots is None
         self.slots = slots if slots is not None else RequestSlots.create()
-        self._in_flight = InFlight(fd, self.file, self.slots, self._statistics)
+        self._in_flight = InFlight(
+            fd, self.file, self.slots, self._statistics, reactor.at_end_of_turn
+        )
         self._requests = self._in_flight.requests
         self._plain = PlainRequests(
             self.file, self._in_flight.send, self._flush, self._fallocate, self._agreed
@@ -158,6 +160,7 @@ class NativeChannel(Channel):
             self.stop()
             with anyio.CancelScope(shield=True):
                 await self._drained.wait()
+            self._in_flight.close()
             if self._owns_slots:
                 self.slots.close()
 

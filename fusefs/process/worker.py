@@ -56,7 +56,7 @@ from fusefs.process.takeover import (
     read_note,
 )
 from pyscsi_init import BlockDevice
-from pyscsi_init.transport import Reactor, open_reactor
+from pyscsi_init.transport import UNDIVIDED_S, Reactor, open_reactor
 
 log = logging.getLogger("fusefs.worker")
 
@@ -153,6 +153,7 @@ class Worker:
     async def _serve(self, undo: AsyncExitStack) -> None:
         spec = self._document.spec
         reactor = self._reactor = await undo.enter_async_context(open_reactor())
+        reactor.polling.slice = UNDIVIDED_S
         self._beat()
         if self._inherited.slots >= 0:
             self._slots = RequestSlots(self._inherited.slots)
@@ -325,9 +326,8 @@ class Worker:
 
     async def _on_refresh_capacity(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         device, _ = self._parts()
-        if self._take_over is not None:
-            device = self._take_over.late.inner or device
-        return {"size_bytes": await refreshed_size(device)}
+        late = self._take_over.late.inner if self._take_over is not None else None
+        return {"size_bytes": await refreshed_size(late or device)}
 
     async def _on_stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if request.get("force"):

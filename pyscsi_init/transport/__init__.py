@@ -5,10 +5,12 @@ from .execute import ScsiResult, run_command, run_management
 from .initiator_name import find_initiator_name, host_initiator_name
 from .loops import open_reactor
 from .opening import OPEN_TIMEOUT, open_session
+from .polling import UNDIVIDED_S
 from .reactor import Reactor, Timer
 from .session import Session, SessionStatistics
 
 __all__ = [
+    "UNDIVIDED_S",
     "OPEN_TIMEOUT",
     "Reactor",
     "ScsiResult",

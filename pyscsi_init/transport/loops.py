@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import anyio
 import sniffio
 
-from .reactor import AsyncioReactor, Reactor
+from .asyncio_reactor import AsyncioReactor
+from .reactor import Reactor
 
 
 @contextlib.asynccontextmanager

@@ -95,6 +95,9 @@ class Session:
         self.start = machine.fast.start
         """The short cut of ``submit`` for who sees to the turn itself; False where the task was not
         taken; see :meth:`FastPath.start`."""
+        polling = reactor.polling
+        polling.longest = max(polling.longest, settings.busy_poll)
+        polling.in_flight.append(machine.tasks.in_flight)
         self.in_turn = False
         """``settle`` will be called at the end of this turn."""
         self._pump: Pump | None = None

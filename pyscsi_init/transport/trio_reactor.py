@@ -20,7 +20,7 @@ class _TrioTimer:
 
 
 class TrioReactor(Reactor):
-    """Over trio: one small task per descriptor and per timer, none per I/O.
+    """Over trio: one task for the descriptors and a small one per timer, none per I/O.
 
     Their scopes are shielded: a cancellation from outside ends the block, and the block may need
     its descriptors and timers to end in good order. ``close`` is what ends them.
@@ -29,9 +29,8 @@ class TrioReactor(Reactor):
     def __init__(self, nursery: trio.Nursery) -> None:
         super().__init__()
         self._nursery = nursery
-        self._readers: dict[int, trio.CancelScope] = {}
-        self._writers: dict[int, trio.CancelScope] = {}
         self._scopes: set[trio.CancelScope] = set()
+        self._nursery.start_soon(self._watch, self._epoll.fileno(), self._scope())
 
     def _scope(self) -> trio.CancelScope:
         scope = trio.CancelScope(shield=True)
@@ -39,45 +38,20 @@ class TrioReactor(Reactor):
         return scope
 
     def close(self) -> None:
-        """Forget every descriptor and timer, and call nothing any more."""
         for scope in list(self._scopes):
             scope.cancel()
+        super().close()
 
     def now(self) -> float:
         return trio.current_time()
 
-    async def _watch(
-        self, wait: Callable[[int], Any], fd: int, callback: Callback, scope: trio.CancelScope
-    ) -> None:
-        try:
-            with scope:
-                # Asked before every wait: the descriptor may be closed as soon as it was removed.
-                while not scope.cancel_called:
-                    await wait(fd)
-                    if not scope.cancel_called:
-                        self.run_callback(callback)
-        finally:
-            self._scopes.discard(scope)
-
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        self.remove_reader(fd)
-        scope = self._readers[fd] = self._scope()
-        self._nursery.start_soon(self._watch, trio.lowlevel.wait_readable, fd, callback, scope)
-
-    def remove_reader(self, fd: int) -> None:
-        scope = self._readers.pop(fd, None)
-        if scope is not None:
-            scope.cancel()
-
-    def add_writer(self, fd: int, callback: Callback) -> None:
-        self.remove_writer(fd)
-        scope = self._writers[fd] = self._scope()
-        self._nursery.start_soon(self._watch, trio.lowlevel.wait_writable, fd, callback, scope)
-
-    def remove_writer(self, fd: int) -> None:
-        scope = self._writers.pop(fd, None)
-        if scope is not None:
-            scope.cancel()
+    async def _watch(self, fd: int, scope: trio.CancelScope) -> None:
+        with scope:
+            # Asked before every wait: the descriptor is closed as soon as the scope is cancelled.
+            while not scope.cancel_called:
+                await trio.lowlevel.wait_readable(fd)
+                while not scope.cancel_called and self.turn():
+                    await trio.lowlevel.checkpoint()
 
     async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
         try:

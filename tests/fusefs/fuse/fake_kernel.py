@@ -38,6 +38,14 @@ class HandReactor:
         self.time = 1000.0
         self.timers: list[HandTimer] = []
         self.reader: Callable[[], None] | None = None
+        self.in_turn = False
+        self.later: list[Callable[[], None]] = []
+
+    def at_end_of_turn(self, callback: Callable[[], None]) -> None:
+        if self.in_turn:
+            self.later.append(callback)
+        else:
+            callback()
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.reader = callback
@@ -63,7 +71,11 @@ class HandReactor:
 
     def turn(self) -> None:
         assert self.reader is not None, "nobody reads"
+        self.in_turn = True
         self.reader()
+        while self.later:
+            self.later.pop()()
+        self.in_turn = False
 
 
 class Kernel:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reactor over asyncio; uvloop is the same interface, faster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from .reactor import Callback, Reactor, Timer
+
+
+class AsyncioReactor(Reactor):
+    """Over asyncio's own reader, for the one descriptor, and its timers."""
+
+    def __init__(self, group: anyio.abc.TaskGroup) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._group = group
+        self._closed = False
+        self.failure: BaseException | None = None
+        self._watched = self._epoll.fileno()
+        self._loop.add_reader(self._watched, self._turn)
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def _turn(self) -> None:
+        if self._closed:
+            return
+        try:
+            if self.turn():
+                self._loop.call_soon(self._turn)
+        except BaseException as error:
+            self._failed(error)
+
+    def _guarded(self, callback: Callback) -> None:
+        if self._closed:
+            return  # a timer that outlived the block
+        try:
+            self.run_callback(callback)
+        except BaseException as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._group.cancel_scope.cancel()
+
+    def call_at(self, deadline: float, callback: Callback) -> Timer:
+        return self._loop.call_at(deadline, self._guarded, callback)
+
+    def call_soon(self, callback: Callback) -> None:
+        self._loop.call_soon(self._guarded, callback)
+
+    def spawn(self, function: Callable[[], Any]) -> None:
+        self._group.start_soon(function)
+
+    def close(self) -> None:
+        self._closed = True
+        self._loop.remove_reader(self._watched)
+        super().close()

@@ -10,8 +10,8 @@ from .reactor import Reactor, Timer
 from .session import Session, SessionStatistics
 
 __all__ = [
-    "UNDIVIDED_S",
     "OPEN_TIMEOUT",
+    "UNDIVIDED_S",
     "Reactor",
     "ScsiResult",
     "Session",

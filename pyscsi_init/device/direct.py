@@ -31,6 +31,7 @@ _pack_16 = Struct(">BBQIBB").pack
 _READ_10, _WRITE_10 = int(Opcode.READ_10), int(Opcode.WRITE_10)
 _READ_16, _WRITE_16 = int(Opcode.READ_16), int(Opcode.WRITE_16)
 _FUA = 0x08
+_FLUSH = int(Operation.FLUSH)
 _MOST_DIRECT = int(Operation.WRITE)
 """READ and WRITE come before all other operations."""
 _LAST_32 = 1 << 32
@@ -47,7 +48,9 @@ class DirectDevice(AlignmentDevice):
         self._command = unit.session.start
         self._readers: list[ScsiTask] = []
         self._writers: list[ScsiTask] = []
+        self._flushers: list[ScsiTask] = []
         self._timeout = unit.commands.timeout(Operation.READ)
+        self._flush_timeout = unit.commands.timeout(Operation.FLUSH)
         size = unit.block_size
         self._mask = size - 1
         self._shift = size.bit_length() - 1
@@ -64,6 +67,9 @@ class DirectDevice(AlignmentDevice):
         length = request.length
         buffer = request.buffer
         unit = self.unit
+        if operation == _FLUSH and unit.commands.flush_needed and not self._watch.suspicious:
+            self._flush(request)
+            return
         if (
             operation > _MOST_DIRECT
             or (offset | length) & self._mask
@@ -115,6 +121,16 @@ class DirectDevice(AlignmentDevice):
         elif not session.in_turn:
             session.begin_turn()
 
+    def _flush(self, request: BlockRequest) -> None:
+        task = self._flushers.pop() if self._flushers else self._new_task(self._flushed_directly)
+        task.cdb = self.unit.commands.flush_cdb()
+        task.context = request
+        session = self._session
+        if not self._command(task):
+            session.submit(task)
+        elif not session.in_turn:
+            session.begin_turn()
+
     def _new_task(self, completion: Any) -> ScsiTask:
         return ScsiTask(
             self.unit.lun,
@@ -122,7 +138,7 @@ class DirectDevice(AlignmentDevice):
             completion,
             replay=Replay.SAFE,
             modifies=completion == self._written_directly,
-            timeout=self._timeout,
+            timeout=self._flush_timeout if completion == self._flushed_directly else self._timeout,
         )
 
     # -- completions: Any, because ``context`` is the request that was put there above ------------
@@ -165,6 +181,17 @@ class DirectDevice(AlignmentDevice):
         request.error = None
         request.completion(request)
 
+    def _flushed_directly(self, task: Any) -> None:
+        if task.status or task.error is not None or task.attempts != 1 or task.silences:
+            self._hand_over(task)
+            return
+        request = task.context
+        task.context = None
+        task.attempts = 0
+        task.status = -1
+        self._flushers.append(task)
+        request.complete(self.unit.lost_earlier())
+
     # -- what is not usual -----------------------------------------------------------------------
 
     def _hand_over(self, task: ScsiTask) -> None:
@@ -181,7 +208,7 @@ class DirectDevice(AlignmentDevice):
 
     def _direct_tasks(self) -> Iterator[ScsiTask]:
         """Our tasks that have not ended."""
-        ours = (self._read_directly, self._written_directly)
+        ours = (self._read_directly, self._written_directly, self._flushed_directly)
         for task in self._session.tasks():
             if task.completion in ours:
                 yield task

@@ -105,7 +105,7 @@ class ScsiBlockDevice(BlockDevice):
             request.complete(error)
             return
         if request.operation is Operation.FLUSH and not self.commands.flush_needed:
-            request.complete(self._lost_earlier())
+            request.complete(self.lost_earlier())
             return
         if request.offset < self.witness.length and request.operation in _MODIFYING:
             self._started(request)
@@ -161,9 +161,9 @@ class ScsiBlockDevice(BlockDevice):
                 self._send_flush(request)
                 return
         flushed = task.cdb[0] in _FLUSHES
-        self._finish(request, self._lost_earlier() if flushed else None)
+        self._finish(request, self.lost_earlier() if flushed else None)
 
-    def _lost_earlier(self) -> ScsiError | None:
+    def lost_earlier(self) -> ScsiError | None:
         """The deferred error of a write that was acknowledged; told once, to who asks for
         stability."""
         error, self._deferred = self._deferred, None
@@ -266,7 +266,7 @@ class ScsiBlockDevice(BlockDevice):
             self.can_discard = self.commands.can_discard and not self.read_only
             promised, self.discard_zeroes = self.discard_zeroes, self.commands.discard_zeroes
             if operation is Operation.FLUSH:
-                self._finish(request, self._lost_earlier())
+                self._finish(request, self.lost_earlier())
             elif operation is Operation.DISCARD and (
                 not self.commands.takes_discard(request)
                 # Whoever asked may rely on zeros, and the command that is left does not promise.

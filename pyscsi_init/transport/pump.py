@@ -3,7 +3,9 @@
 
 A readable socket is read until it is empty, every whole PDU in the buffer is handled, and all PDUs
 that this made leave in one sendmsg. A read that returns less than it could has emptied the socket,
-so no system call is spent on hearing EAGAIN.
+so no system call is spent on hearing EAGAIN. While a long Data-In comes in, the kernel is told not to
+wake us before the rest of it is there (SO_RCVLOWAT): what waits then is counted in PDUs and not in
+segments.
 
 INVARIANT: nothing but ``flush`` writes the socket, and it only writes what the machine queued, in
 order; a partial write stays queued. So no PDU is torn, whoever is cancelled.
@@ -20,6 +22,9 @@ from .reactor import Reactor
 
 MAX_READS = 16
 """Reads per wake-up, so that one busy session does not starve the others on the loop."""
+
+MAX_WAIT_BYTES = 256 << 10
+"""Wait for no more at once: on a slow line that would look like a target that is silent."""
 
 
 class Owner(Protocol):
@@ -51,6 +56,7 @@ class Pump:
         self._scatter = sock.recvmsg_into
         self._send = sock.sendmsg
         self._writing = False
+        self._low_water = 1
         self.closed = False
         reactor.add_reader(self._fd, self._readable)
 
@@ -79,7 +85,17 @@ class Pump:
             if machine.connection is None or count < room:
                 break
             self.flush()
+        missing = machine.fast.direct
+        if missing is not None or self._low_water != 1:
+            self._wait_for(1 if missing is None else min(len(missing), MAX_WAIT_BYTES))
         self._owner.settle()
+
+    def _wait_for(self, count: int) -> None:
+        """Not to be woken for less than ``count`` bytes, which are known to come: no other answer
+        waits behind them."""
+        if count != self._low_water and not self.closed:
+            self._low_water = count
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def flush(self) -> None:
         """Send what is queued, as much as the socket takes; the rest when it is writable again."""

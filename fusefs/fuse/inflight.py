@@ -28,8 +28,8 @@ from .blockfile import BlockFile, run_steps
 from .buffers import LARGE, AnswerBuffer, AnswerBuffers
 from .channel import ChannelStatistics
 from .errno import errno_of
-from .ring import ENTRIES, address_of, open_ring
-from .slots import UNIQUE_WORD, WORDS, RequestSlots
+from .ring import ENTRIES, WriteRing, address_of, open_ring
+from .slots import UNIQUE_WORD, WORDS, BySlot, RequestSlots
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ _pack_out_into = struct.Struct("IiQ").pack_into
 _written = struct.Struct("IiQI4x")
 _pack_written_into = _written.pack_into
 _WRITTEN_LENGTH = _written.size
-_RECEIPT_BYTES = 32
-"""Room for the answer to a WRITE."""
 
 
 class SlotRequest(BlockRequest):
@@ -61,11 +59,10 @@ class SlotRequest(BlockRequest):
         "unique_word",
     )
 
-    def __init__(self, slot: int, receipts: memoryview) -> None:
+    def __init__(self, slot: int) -> None:
         super().__init__(Operation.FLUSH, 0, 0, None, _no_completion)
         self.slot = slot
-        start = slot * _RECEIPT_BYTES
-        self.receipt = receipts[start : start + _WRITTEN_LENGTH]
+        self.receipt = bytearray(_WRITTEN_LENGTH)
         """The answer to a WRITE."""
         self.receipt_address = address_of(self.receipt)
         self.unique_word = slot * WORDS + UNIQUE_WORD
@@ -98,8 +95,7 @@ class InFlight:
         statistics: ChannelStatistics,
         at_end_of_turn: Callable[[Callable[[], None]], None],
     ) -> None:
-        receipts = memoryview(bytearray(_RECEIPT_BYTES * slots.count))
-        self.requests = [SlotRequest(slot, receipts) for slot in range(slots.count)]
+        self.requests = BySlot(SlotRequest)
         self.large_bytes = 0
         """What the reads above 64 KiB that are in flight ask for."""
         self.landed: Callable[[], None] | None = None
@@ -116,17 +112,20 @@ class InFlight:
         self._at_end_of_turn = at_end_of_turn
         self._due: list[Any] = []
         """READs and WRITEs that were done; their answers are written at the end of the turn."""
-        self._ring = open_ring(fd)
+        self._ring: WriteRing | None = None
+        self._has_ring = True
+        """There is one, or there will be when it is needed for the first time."""
 
     def close(self) -> None:
         """Let go of what answers are written with. Nothing may be in flight."""
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        self._has_ring = False
 
     def trim(self) -> None:
         """Give back the memory of answers. Nothing may be in flight."""
-        for request in self.requests:
+        for request in self.requests.values():
             request.forget_memory()
         self._buffers.trim()
 
@@ -222,6 +221,9 @@ class InFlight:
     def _write_due(self) -> None:
         """Write the answers of this turn: one with a write of its own, several at once."""
         due, self._due = self._due, []
+        if len(due) > 1 and self._ring is None and self._has_ring:
+            self._ring = open_ring(self._fd)
+            self._has_ring = self._ring is not None
         ring = self._ring
         if ring is None or len(due) == 1:
             for request in due:
@@ -294,7 +296,7 @@ class InFlight:
             request.error = None
         self.clear(request)
 
-    def send(self, message: bytes | memoryview) -> None:
+    def send(self, message: bytes | bytearray | memoryview) -> None:
         """Write one answer or notification. Never raises: it runs in the device's completion."""
         try:
             _write(self._fd, message)

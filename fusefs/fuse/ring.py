@@ -141,5 +141,5 @@ def open_ring(fd: int) -> WriteRing | None:
 
 
 def address_of(memory: memoryview | bytearray) -> int:
-    """Where writable memory begins. It stays there while somebody holds a view of it."""
+    """Where writable memory begins; it stays there until it is resized or freed."""
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -33,10 +33,13 @@ hot path uses the lists in here directly.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from .abi import IN_HEADER, IN_HEADER_LENGTH, PAGE, WRITE_DATA_OFFSET, InitReply, Opcode
 from .slotmemory import BIG_BYTES, STRIDE, SlotMemory
+
+Made = TypeVar("Made")
 
 SLOTS = 256
 AREAS = 64
@@ -67,6 +70,19 @@ class Outstanding(NamedTuple):
     unique: int
 
 
+class BySlot(dict[int, Made]):
+    """What each slot has for itself, made when it is first asked for: most slots of most volumes
+    are never used, and a lookup costs no more than in a list."""
+
+    def __init__(self, make: Callable[[int], Made]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, slot: int) -> Made:
+        made = self[slot] = self._make(slot)
+        return made
+
+
 class RequestSlots:
     """The slots in the memfd ``fd``, which belongs to this object from here on.
 
@@ -83,10 +99,8 @@ class RequestSlots:
         self.count = memory.slots
         self.table = memory.table
         self.words = memory.words
-        self.headers = [
-            self.table[slot * STRIDE : slot * STRIDE + RECORD_BYTES] for slot in range(self.count)
-        ]
-        self.small = [memory.small_area(slot) for slot in range(self.count)]
+        self.headers = BySlot(lambda slot: self.table[slot * STRIDE : slot * STRIDE + RECORD_BYTES])
+        self.small = BySlot(memory.small_area)
         self.areas = [memory.big_area(area) for area in range(memory.areas)]
         self.claims: dict[int, int] = {}
         """The big areas of the requests that an earlier process left: slot -> area."""
@@ -252,8 +266,9 @@ class RequestSlots:
     def close(self) -> None:
         """Close the descriptor and let go of the memory. Requests that are outstanding stay so for
         whoever else has the descriptor."""
-        for views in (self.headers, self.small, self.areas):
-            for view in views:
-                view.release()
-            views.clear()
+        for view in (*self.headers.values(), *self.small.values(), *self.areas):
+            view.release()
+        self.headers.clear()
+        self.small.clear()
+        self.areas.clear()
         self._memory.close()

@@ -3,9 +3,8 @@
 
 A readable socket is read until it is empty, every whole PDU in the buffer is handled, and all PDUs
 that this made leave in one sendmsg. A read that returns less than it could has emptied the socket,
-so no system call is spent on hearing EAGAIN. While a long Data-In comes in, the kernel is told not to
-wake us before the rest of it is there (SO_RCVLOWAT): what waits then is counted in PDUs and not in
-segments.
+so no system call is spent on hearing EAGAIN. While a long Data-In comes in, the kernel is told not
+to wake us before the rest of it is there (SO_RCVLOWAT): one wake-up per PDU and not per segment.
 
 INVARIANT: nothing but ``flush`` writes the socket, and it only writes what the machine queued, in
 order; a partial write stays queued. So no PDU is torn, whoever is cancelled.

@@ -71,7 +71,8 @@ class Served:
             "HeaderDigest": "CRC32C,None",
             "DataDigest": "CRC32C,None",
             "DefaultTime2Wait": 0,
-            "MaxRecvDataSegmentLength": side.max_recv_data_segment_length,
+            # By this one it means what it declares as MaxRecvDataSegmentLength.
+            "MaxXmitDataSegmentLength": side.max_recv_data_segment_length,
         }
         for key, value in keys.items():
             self.lio.set_param(self.tids[name], key, value)

@@ -7,14 +7,17 @@ from .loops import open_reactor
 from .opening import OPEN_TIMEOUT, open_session
 from .reactor import Reactor, Timer
 from .session import Session, SessionStatistics
+from .sockets import Connector, connect
 
 __all__ = [
     "OPEN_TIMEOUT",
+    "Connector",
     "Reactor",
     "ScsiResult",
     "Session",
     "SessionStatistics",
     "Timer",
+    "connect",
     "find_initiator_name",
     "host_initiator_name",
     "open_reactor",

@@ -27,6 +27,9 @@ INITIATOR = "iqn.2026-11.example.host:one"
 QUIET = Settings(noop_interval=0)
 READ = bytes.fromhex("28000000000000000100") + bytes(6)
 WRITE = bytes.fromhex("2a000000000000002000") + bytes(6)
+NO_AUTH = "TargetPortalGroupTag=1 AuthMethod=None"
+STAY: dict[str, Any] = {"transit": False}
+"""The fields of a response that does not leave the stage."""
 SECURITY_KEYS = {"AuthMethod", "CHAP_A", "CHAP_I", "CHAP_C", "CHAP_N", "CHAP_R"}
 
 Text = str | bytes | Sequence[Pair] | None
@@ -95,7 +98,7 @@ def operational(text: Text, **fields: Any) -> Play:
 
     async def play(target: ScriptedTarget) -> None:
         peer = await target.accept()
-        await answer(peer, "TargetPortalGroupTag=1 AuthMethod=None")
+        await answer(peer, NO_AUTH)
         await answer(peer, text, **fields)
 
     return play

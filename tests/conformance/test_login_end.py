@@ -47,7 +47,6 @@ from tests.support.logs import ExpectLogs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
-NO_AUTH = "TargetPortalGroupTag=1 AuthMethod=None"
 ELSEWHERE = Portal("127.0.0.9", 3999)
 
 

@@ -26,6 +26,7 @@ from pyscsi_init.pdu import (
 from pyscsi_init.testing.scripted import ScriptedConnection, ScriptedTarget, Sender
 from tests.conformance.logging_in import (
     INITIATOR,
+    NO_AUTH,
     QUIET,
     READ,
     SECURITY_KEYS,
@@ -40,8 +41,6 @@ from tests.conformance.logging_in import (
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
-
-NO_AUTH = "TargetPortalGroupTag=1 AuthMethod=None"
 
 
 @pytest.mark.conformance("LOGIN-001")
@@ -84,7 +83,9 @@ async def test_only_login_requests_until_full_feature_phase() -> None:
                 for _ in range(3):
                     readers.start_soon(read)
         assert reads == [bytes(512)] * 3
-        assert target.recorder.sent(LoginRequest, where=lambda pdu: not pdu.encode()[0] & 0x40) == []
+        assert (
+            target.recorder.sent(LoginRequest, where=lambda pdu: not pdu.encode()[0] & 0x40) == []
+        )
 
 
 @pytest.mark.conformance("LOGIN-002")
@@ -306,7 +307,9 @@ async def test_c_and_t_together() -> None:
 
 @pytest.mark.conformance("LOGIN-015")
 async def test_8_kib_of_keys_in_parts() -> None:
-    text = encode_pairs([("TargetAlias", "a" * 8100), ("MaxBurstLength", "4096"), ("X-a", "1" * 60)])
+    text = encode_pairs(
+        [("TargetAlias", "a" * 8100), ("MaxBurstLength", "4096"), ("X-a", "1" * 60)]
+    )
     assert len(text) > 8192
     parts: list[Any] = [
         (text[at : at + 1000], {"continue_": True, "transit": False})

@@ -166,18 +166,17 @@ async def test_the_wire_of_the_grid_is_clean(served: Served, capture: Capture) -
     capture.path.unlink()
 
 
+@pytest.mark.parametrize("cell", RESTART_CELLS, ids=str)
 async def test_the_target_restarts_in_the_middle(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, cell: Cell, record_property: Callable[[str, object], None]
 ) -> None:
-    record_property(CELLS, f"LIO, restarted: {len(RESTART_CELLS)}")
+    record_property(CELLS, "LIO, restarted")
     with LioServer() as lio, lio.namespace.entered():
         served = Served(lio)
-        for name, side in TARGETS.items():
-            served.add(name, tmp_path)
-            served.set(name, side)
-        for cell in RESTART_CELLS:
-            url = served.url(cell.target, cell.block_size)
-            await restart_under_load(url, cell, lio.restart, expected(cell))
+        served.add(cell.target, tmp_path)
+        served.set(cell.target, TARGETS[cell.target])
+        url = served.url(cell.target, cell.block_size)
+        await restart_under_load(url, cell, lio.restart, expected(cell))
 
 
 @pytest.mark.soak

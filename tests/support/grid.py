@@ -18,6 +18,13 @@ from typing import Any
 
 from pyscsi_init import Settings
 
+PATIENT = {
+    "noop_interval": 0,
+    "command_timeout": 300,
+    "login_timeout": 60,
+    "max_transfer_bytes": 2 << 20,
+}
+
 Row = tuple[int, ...]
 """One index for each axis."""
 Combination = tuple[tuple[int, int], ...]
@@ -99,7 +106,7 @@ class Cell:
         )
 
     def settings(self, **more: Any) -> Settings:
-        """The offers of this cell."""
+        """The offers of this cell. A busy machine may take its time: nothing here is about it."""
         first, longest = self.bursts
         return Settings(
             initial_r2t=self.initial_r2t,
@@ -110,7 +117,7 @@ class Cell:
             max_burst_length=longest,
             max_recv_data_segment_length=self.max_recv_data_segment_length,
             error_recovery_level=self.error_recovery_level,
-            **{"max_transfer_bytes": 2 << 20, **more},
+            **{**PATIENT, **more},
         )
 
     def expected(self) -> dict[str, object]:

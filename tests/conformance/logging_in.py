@@ -72,7 +72,7 @@ async def answer_for_ever(peer: ScriptedConnection, text: Text = "", **fields: A
 
 async def back(session: Session, losses: int = 1) -> None:
     """Return when the session has been lost so often, and is there again."""
-    while session.statistics.recoveries < losses or session.recovering:
+    while session.statistics.recoveries < losses or session.recovering:  # noqa: ASYNC110
         await anyio.sleep(0.05)
 
 

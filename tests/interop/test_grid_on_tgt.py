@@ -2,7 +2,8 @@
 """Every way to negotiate and to send data, against a real tgt; somebody else judges the wire.
 
 Facts of tgt: MaxRecvDataSegmentLength is never declared, so 8192 holds for what we send; digests
-have to be allowed, and then CRC32C is chosen wherever in our list it stands; CHAP algorithms are 5 and 7, and by 7 it means SHA1.
+have to be allowed, and then CRC32C is chosen wherever in our list it stands; CHAP algorithms are 5
+and 7, and by 7 it means SHA1.
 """
 
 from __future__ import annotations

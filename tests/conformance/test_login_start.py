@@ -262,3 +262,4 @@ async def test_t_that_was_not_asked_for() -> None:
     outcome = await outcome_of(rounds(("AuthMethod=CHAP", skip), honest=False), chap=chap)
     assert not outcome.requests[0].transit
     assert isinstance(outcome.failure, ProtocolError)
+    assert "without being asked" in str(outcome.failure)

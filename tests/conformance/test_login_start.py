@@ -14,6 +14,7 @@ from pyscsi_init.login import LoginMachine, Parameters
 from pyscsi_init.pdu import (
     AsyncMessage,
     LoginRequest,
+    LogoutRequest,
     NopIn,
     Pdu,
     Reject,
@@ -43,47 +44,34 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
 @pytest.mark.conformance("LOGIN-001")
 async def test_only_login_requests_until_full_feature_phase() -> None:
-    async with ScriptedTarget().running() as target, anyio.create_task_group() as tasks:
-        reads: list[bytes] = []
-
-        async def play() -> None:
-            peer = await target.accept()
-            await peer.expect(LoginRequest)
-            first = target.recorder.stream(0, Sender.INITIATOR)
-            assert first[0] == 0x43
-            peer.rst()
-            again = await target.accept()
-            await again.log_in()
-            for _ in range(3):
-                command = await again.expect(ScsiCommand)
-                data = again.data_in(command, 0, bytes(512), final=True, status_present=True)
-                await again.send(data)
-            await again.log_out()
-            kinds = [type(entry.pdu) for entry in target.recorder.entries if entry.connection == 1]
-            assert kinds.index(ScsiCommand) > max(
-                index for index, kind in enumerate(kinds) if kind is LoginRequest
-            )
-
-        tasks.start_soon(play)
-        portals = [target.portal, target.portal]
-        async with pyscsi_init.open_session(
-            portals,
-            target.name,
-            connector=target.connect,
-            settings=QUIET,
-            initiator_name=INITIATOR,
-        ) as session:
+    """Also where commands wait already: they were asked for while the session was away."""
+    reads: list[bytes] = []
+    async with ScriptedTarget().running() as target:
+        peers: list[ScriptedConnection] = []
+        async with session_of(target, peers) as session, anyio.create_task_group() as readers:
 
             async def read() -> None:
                 reads.append((await session.execute(0, READ, data_in_length=512)).data)
 
-            async with anyio.create_task_group() as readers:
-                for _ in range(3):
-                    readers.start_soon(read)
-        assert reads == [bytes(512)] * 3
-        assert (
-            target.recorder.sent(LoginRequest, where=lambda pdu: not pdu.encode()[0] & 0x40) == []
-        )
+            peers[0].rst()
+            while session.connected:  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+            for _ in range(3):
+                readers.start_soon(read)
+            again = await target.log_in()
+            for _ in range(3):
+                command = await again.expect(ScsiCommand)
+                data = again.data_in(command, 0, bytes(512), final=True, status_present=True)
+                await again.send(data)
+    assert reads == [bytes(512)] * 3
+    sent = [entry.pdu for entry in target.recorder.entries if entry.sender is Sender.INITIATOR]
+    kinds = [type(pdu) for pdu in sent]
+    assert kinds == [LoginRequest] * 4 + [ScsiCommand] * 3 + [LogoutRequest]
+    for pdu in sent[:4]:
+        assert pdu is not None
+        assert pdu.encode()[0] == 0x43
+    for connection in (0, 1):
+        assert target.recorder.stream(connection, Sender.INITIATOR)[0] == 0x43
 
 
 @pytest.mark.conformance("LOGIN-002")

@@ -8,7 +8,7 @@ every login that all connections were closed by the initiator with nothing more 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,7 @@ SECURITY_KEYS = {"AuthMethod", "CHAP_A", "CHAP_I", "CHAP_C", "CHAP_N", "CHAP_R"}
 Text = str | bytes | Sequence[Pair] | None
 """``"Key=value Key=value"``, bytes as they stand, pairs, or None for honest answers."""
 
-Play = Callable[[ScriptedTarget], Awaitable[object]]
+Play = Callable[[ScriptedTarget], Coroutine[Any, Any, Any]]
 Use = Callable[[Session, ScriptedConnection], Awaitable[object]]
 
 

@@ -271,8 +271,8 @@ async def test_max_outstanding_r2t() -> None:
     for number in (1, 8, 16):
         agreed = await in_force(f"MaxOutstandingR2T={number}", max_outstanding_r2t=16)
         assert agreed.max_outstanding_r2t == number
-    for number in ("0", "9", "65536"):
-        await refused(f"MaxOutstandingR2T={number}")
+    for wrong in (0, 9, 65536):
+        await refused(f"MaxOutstandingR2T={wrong}")
 
 
 @pytest.mark.conformance("NEG-021")

@@ -68,7 +68,7 @@ async def test_an_answer_to_half_a_text() -> None:
 async def test_c_and_t_together() -> None:
     outcome = await outcome_of(rounds((NO_AUTH, {"continue_": True}), honest=False))
     assert isinstance(outcome.failure, ProtocolError)
-    assert "C and T" in str(outcome.failure)
+    assert "the C and the T bit" in str(outcome.failure)
     assert not any(pdu.continue_ and pdu.transit for pdu in outcome.requests)
 
 

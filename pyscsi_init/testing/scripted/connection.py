@@ -18,9 +18,11 @@ import anyio
 
 from ...names import Portal
 from ...pdu import LoginRequest, LoginResponse, LogoutRequest, Pdu
+from ..unit import LogicalUnit
 from .invariants import Invariants
 from .peer import Peer, Sendable, ends_login
 from .recorder import Recorder, shown
+from .serving import UnitServer
 
 P = TypeVar("P", bound=Pdu)
 
@@ -51,6 +53,7 @@ class ScriptedConnection(Peer):
         self._may_read = anyio.Event()
         self._may_read.set()
         self._closed = False
+        self._server: UnitServer | None = None
 
     # -- what comes -------------------------------------------------------------------------------
 
@@ -224,3 +227,15 @@ class ScriptedConnection(Peer):
         """Answer the next Logout Request, and let pass what comes before it."""
         request = await self.expect(LogoutRequest, skip=Pdu)
         await self.send(self.logged_out(request))
+
+    async def serve(
+        self, unit: LogicalUnit, until: Callable[[Pdu], bool] = lambda _: False
+    ) -> Pdu | None:
+        """Answer honestly for a unit, LUN 0, one command at a time.
+
+        Gives the first PDU for which ``until`` holds, which is left to the script, or None after
+        the logout or the end of the connection. May be called again to go on.
+        """
+        if self._server is None:
+            self._server = UnitServer(self, unit)
+        return await self._server.serve(until)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
 import anyio
+import pytest
 
 import pyscsi_init
-from pyscsi_init import Chap, Secret
+from pyscsi_init import Chap, Secret, Settings
+from pyscsi_init.errors import IscsiError
 from tests.support.grid import Cell
 from tests.support.verify import verify
 from tests.support.waiting import until
@@ -67,6 +70,20 @@ async def run_cell(url: str, cell: Cell, expected: dict[str, object]) -> None:
         assert lun.block_size == cell.block_size
         await verify(lun, cell)
         assert lun.session.statistics.losses == 0
+
+
+async def digests_that_the_target_lacks(url: str, error: type[IscsiError], match: str) -> None:
+    """Where None is offered too, None it is; where not, the login ends with ``error``."""
+    both = Settings(header_digest=("CRC32C", "None"), data_digest=("CRC32C", "None"))
+    async with pyscsi_init.open_lun(url, settings=both) as lun:
+        assert not lun.session.parameters.header_digest
+        assert not lun.session.parameters.data_digest
+        assert len(await lun.read(0, 512)) == 512
+    for name in ("header_digest", "data_digest"):
+        alone = dataclasses.replace(Settings(), **{name: ("CRC32C",)})
+        with pytest.raises(error, match=match):
+            async with pyscsi_init.open_lun(url, settings=alone):
+                pass
 
 
 async def restart_under_load(

@@ -16,7 +16,7 @@ import pytest
 
 import pyscsi_init
 from pyscsi_init import Chap, Secret
-from pyscsi_init.errors import AuthenticationFailed, TargetAuthenticationFailed
+from pyscsi_init.errors import AuthenticationFailed, LoginRejected, TargetAuthenticationFailed
 from tests.interop.grid_tests import (
     OPCODES,
     RESTART_CELLS,
@@ -26,6 +26,7 @@ from tests.interop.grid_tests import (
     USER,
     chap_algorithm,
     credentials,
+    digests_that_the_target_lacks,
     restart_under_load,
     run_cell,
 )
@@ -76,6 +77,7 @@ class Served:
         }
         for key, value in keys.items():
             self.lio.set_param(self.tids[name], key, value)
+        self.lio.set_attribute(self.tids[name], "default_erl", side.error_recovery_level)
 
 
 def expected(cell: Cell) -> dict[str, object]:
@@ -91,6 +93,10 @@ def served() -> Iterator[Served]:
         for name, side in TARGETS.items():
             made.add(name)
             made.set(name, side)
+        made.add("plain")
+        made.set("plain", TARGETS["open"])
+        for key in ("HeaderDigest", "DataDigest"):
+            lio.set_param(made.tids["plain"], key, "None")
         lio.require_chap(made.add("one-way"), USER, SECRET)
         lio.require_chap(
             made.add("mutual"),
@@ -119,6 +125,11 @@ async def test_cell(
 ) -> None:
     record_property(CELLS, "LIO")
     await run_cell(served.url(cell.target, cell.block_size), cell, expected(cell))
+
+
+async def test_a_target_without_digests(served: Served, capture: Capture) -> None:
+    """It refuses the whole login, without a reason."""
+    await digests_that_the_target_lacks(served.url("plain"), LoginRejected, "0200h")
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["one-way", "mutual"])

@@ -17,7 +17,7 @@ import pytest
 
 import pyscsi_init
 from pyscsi_init import Chap, Secret
-from pyscsi_init.errors import LoginRejected, TargetAuthenticationFailed
+from pyscsi_init.errors import LoginRejected, ProtocolError, TargetAuthenticationFailed
 from pyscsi_init.login import chap as chap_module
 from tests.interop.grid_tests import (
     OPCODES,
@@ -28,6 +28,7 @@ from tests.interop.grid_tests import (
     USER,
     chap_algorithm,
     credentials,
+    digests_that_the_target_lacks,
     restart_under_load,
     run_cell,
 )
@@ -85,6 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         for name, side in TARGETS.items():
             made.add(name, directory)
             made.set(name, side)
+        made.add("plain", directory)
         tgt.require_chap(made.add("one-way", directory), USER, SECRET)
         tid = made.add("mutual", directory)
         tgt.require_chap(tid, f"{USER}2", SECRET)
@@ -108,6 +110,12 @@ async def test_cell(
 ) -> None:
     record_property(CELLS, "tgt")
     await run_cell(served.url(cell.target, cell.block_size), cell, expected(cell))
+
+
+async def test_a_target_without_digests(served: Served, capture: Capture) -> None:
+    """It answers None, which was not offered."""
+    url = served.url("plain")
+    await digests_that_the_target_lacks(url, ProtocolError, r"(Header|Data)Digest=None")
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["one-way", "mutual"])

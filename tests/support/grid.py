@@ -58,6 +58,7 @@ class TargetSide:
     max_burst_length: int
     max_recv_data_segment_length: int
     """Only where the target declares it; 8192 holds otherwise (RFC 7143 13.12)."""
+    error_recovery_level: int = 0
 
     def keys(self) -> dict[str, object]:
         """The RFC's names and values."""
@@ -135,7 +136,7 @@ class Cell:
             # RFC 7143 13.14: never larger than MaxBurstLength.
             "first_burst_length": min(first, there.first_burst_length, longest),
             "max_recv_data_segment_length": self.max_recv_data_segment_length,
-            "error_recovery_level": self.error_recovery_level,
+            "error_recovery_level": min(self.error_recovery_level, there.error_recovery_level),
         }
 
 

@@ -147,8 +147,22 @@ async def test_answers_that_give_more_than_was_offered() -> None:
 @pytest.mark.conformance("NEG-016")
 async def test_max_recv_data_segment_length() -> None:
     for declared in (512, 8192, 16777215, None):
-        text = "" if declared is None else f"MaxRecvDataSegmentLength={declared}"
-        outcome = await negotiated(text)
+        found: list[tuple[ScsiCommand, int]] = []
+
+        async def use(
+            session: pyscsi_init.Session,
+            peer: ScriptedConnection,
+            found: list[tuple[ScsiCommand, int]] = found,
+        ) -> None:
+            found.append(await written(session, peer))
+
+        text = "InitialR2T=No ImmediateData=Yes"
+        text += "" if declared is None else f" MaxRecvDataSegmentLength={declared}"
+        outcome = await negotiated(text, use=use)
+        assert len(found[0][0].data) == min(declared or 8192, 16384)
+        assert found[0][1] == 16384
+        sent = outcome.target.recorder.sent(DataOut)
+        assert all(len(pdu.data) <= (declared or 8192) for pdu in sent)
         assert outcome.in_force.target_max_recv_data_segment_length == (declared or 8192)
         assert "MaxRecvDataSegmentLength" not in outcome.keys(0)
         assert outcome.keys(1)["MaxRecvDataSegmentLength"] == "262144"

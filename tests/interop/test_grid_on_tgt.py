@@ -115,7 +115,7 @@ async def test_cell(
 async def test_a_target_without_digests(served: Served, capture: Capture) -> None:
     """It answers None, which was not offered."""
     url = served.url("plain")
-    await digests_that_the_target_lacks(url, ProtocolError, r"(Header|Data)Digest=None")
+    await digests_that_the_target_lacks(url, ProtocolError, r"(Header|Data)Digest='None'")
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["one-way", "mutual"])

@@ -50,7 +50,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -m tests.conftest
+	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -m tests.conftest -m tests.conformance.page
 
 bench: $(VENV)/.test $(VENV)/.bench-packages
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)

@@ -21,6 +21,7 @@ from trio.testing import MockClock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.support import leaks, logs, processes, requirements
+from tests.support.cells import pytest_terminal_summary  # noqa: F401  (a hook)
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100, database=None)

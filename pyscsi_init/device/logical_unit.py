@@ -17,7 +17,15 @@ from ..errors import InvalidUrl, LoginTimeout, ReadOnlyDevice, SecretError
 from ..scsi import StandardInquiry, encode_lun
 from ..secret import Chap, Secret
 from ..settings import Settings
-from ..transport import OPEN_TIMEOUT, Reactor, ScsiResult, Session, open_session
+from ..transport import (
+    OPEN_TIMEOUT,
+    Connector,
+    Reactor,
+    ScsiResult,
+    Session,
+    connect,
+    open_session,
+)
 from ..url import IscsiUrl, parse_url
 from .direct import DirectDevice
 from .driver import drive
@@ -183,6 +191,7 @@ async def open_lun(
     open_timeout: float = OPEN_TIMEOUT,
     predecessor: UnitRecord | None = None,
     unknown_outcome: bool = False,
+    connector: Connector = connect,
 ) -> AsyncIterator[LogicalUnit]:
     """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
 
@@ -221,6 +230,7 @@ async def open_lun(
                 isid=isid,
                 reactor=reactor,
                 open_timeout=open_timeout,
+                connector=connector,
             )
         )
         unit: LogicalUnit | None = None

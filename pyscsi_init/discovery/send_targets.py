@@ -19,7 +19,7 @@ from ..names import Portal
 from ..secret import Chap
 from ..session import TextTask
 from ..settings import Settings
-from ..transport import Session, open_session
+from ..transport import Connector, Session, connect, open_session
 
 log = logging.getLogger("pyscsi_init.discovery")
 
@@ -90,6 +90,7 @@ async def discover(
     chap: Chap | None = None,
     settings: Settings | None = None,
     initiator_name: str | None = None,
+    connector: Connector = connect,
 ) -> list[DiscoveredTarget]:
     """Ask a portal for its targets.
 
@@ -106,7 +107,12 @@ async def discover(
     if isinstance(portal, str):
         portal = Portal.parse(portal)
     async with open_session(
-        [portal], None, chap=chap, settings=settings, initiator_name=initiator_name
+        [portal],
+        None,
+        chap=chap,
+        settings=settings,
+        initiator_name=initiator_name,
+        connector=connector,
     ) as session:
         pairs = await send_targets(session)
         return parse_send_targets(pairs, session.portal or portal)

@@ -22,6 +22,17 @@ from __future__ import annotations
 from .conditions import Nexus, SenseCode
 from .disk import Disk, FileDisk, RamDisk
 from .faults import READS, WRITES, CommandFacts, Faults, Hold, Rule
+from .scripted import (
+    Digest,
+    Invariants,
+    Peer,
+    RawPdu,
+    Recorder,
+    ScriptedConnection,
+    ScriptedTarget,
+    Violation,
+    raw,
+)
 from .server import Listener, TargetServer
 from .session import Session
 from .settings import Redirect, TargetChap, TargetSettings
@@ -33,20 +44,29 @@ __all__ = [
     "WRITES",
     "CommandFacts",
     "Counters",
+    "Digest",
     "Disk",
     "Faults",
     "FileDisk",
     "Hold",
+    "Invariants",
     "Listener",
     "LogicalUnit",
     "Nexus",
+    "Peer",
     "RamDisk",
+    "RawPdu",
+    "Recorder",
     "Redirect",
     "Rule",
+    "ScriptedConnection",
+    "ScriptedTarget",
     "SenseCode",
     "Session",
     "Target",
     "TargetChap",
     "TargetServer",
     "TargetSettings",
+    "Violation",
+    "raw",
 ]

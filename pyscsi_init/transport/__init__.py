@@ -8,15 +8,18 @@ from .opening import OPEN_TIMEOUT, open_session
 from .polling import UNDIVIDED_S
 from .reactor import Reactor, Timer
 from .session import Session, SessionStatistics
+from .sockets import Connector, connect
 
 __all__ = [
     "OPEN_TIMEOUT",
     "UNDIVIDED_S",
+    "Connector",
     "Reactor",
     "ScsiResult",
     "Session",
     "SessionStatistics",
     "Timer",
+    "connect",
     "find_initiator_name",
     "host_initiator_name",
     "open_reactor",

@@ -66,6 +66,23 @@ class LoginPlan:
         self.redirects = 0
         self.target = None
 
+    def found_at(self, portal: Portal, session: Session) -> None:
+        """The login succeeded: take over the portal group tag that the target itself gives, and
+        tell where another one was known (RFC 7143 6.3.1, 13.9)."""
+        tag = session.parameters.target_portal_group_tag
+        if tag is None or portal.tag in (None, tag):
+            return
+        log.warning(
+            "portal %s belongs to portal group %d of %s, not to %d as was known before",
+            portal,
+            tag,
+            session.target_name,
+            portal.tag,
+        )
+        session.portal = replace(portal, tag=tag)
+        if portal in self.portals:
+            self.portals[self.portals.index(portal)] = session.portal
+
     def next_step(self, portal: Portal, error: IscsiError, algorithm: int | None) -> Step:
         """What follows from ``error`` at ``portal``; ``algorithm`` is the CHAP_A that was
         chosen."""
@@ -118,6 +135,7 @@ async def log_in(session: Session, plan: LoginPlan) -> None:
             outcome = await session.log_in_at(portal, plan.chap)
             error = outcome.error
             if error is None:
+                plan.found_at(portal, session)
                 return
             session.statistics.login_failures += 1
             step = plan.next_step(portal, error, outcome.chap_algorithm)

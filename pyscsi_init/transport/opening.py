@@ -21,6 +21,7 @@ from .loops import open_reactor
 from .reactor import Reactor
 from .recovery import Keeper
 from .session import Session
+from .sockets import Connector, connect
 
 OPEN_TIMEOUT = 30.0
 """A first login that takes longer fails: the caller is there and waits for an answer."""
@@ -37,12 +38,14 @@ async def open_session(
     isid: bytes | None = None,
     reactor: Reactor | None = None,
     open_timeout: float = OPEN_TIMEOUT,
+    connector: Connector = connect,
 ) -> AsyncIterator[Session]:
     """Log in and give the session; log out when the block ends.
 
     ``target_name`` None opens a discovery session (RFC 7143 4.3). ``portals`` are tried in order.
     Without ``isid`` a random one is used, so that this session never ends another one of this host
-    (RFC 7143 6.3.5). ``reactor`` is for callers that drive other descriptors with it.
+    (RFC 7143 6.3.5). ``reactor`` is for callers that drive other descriptors with it. ``connector``
+    makes the connections, where they are not plain TCP ones from here (see :data:`Connector`).
 
     Raises:
         ConnectError: no portal took a TCP connection.
@@ -68,7 +71,7 @@ async def open_session(
         )
         if not portals:
             raise LocalProtocolError("no portal to log in at")
-        session = Session(reactor, machine, settings)
+        session = Session(reactor, machine, settings, connector)
         plan = LoginPlan(portals, chap)
         stack.push_async_callback(session.log_out)
         # Before the login: the connection may die as soon as it is up, and who would notice?

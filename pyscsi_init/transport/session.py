@@ -40,7 +40,7 @@ from ..settings import Settings
 from .execute import Buffer, ScsiResult, run_command
 from .pump import Pump
 from .reactor import Reactor, Timer
-from .sockets import connect
+from .sockets import Connector, connect
 
 log = logging.getLogger("pyscsi_init.session")
 
@@ -80,8 +80,10 @@ class Session:
         reactor: Reactor,
         machine: SessionMachine,
         settings: Settings,
+        connector: Connector = connect,
     ) -> None:
         self.reactor = reactor
+        self._connect = connector
         self.settings = settings
         self.statistics = SessionStatistics()
         self.portal: Portal | None = None
@@ -323,7 +325,7 @@ class Session:
         """One attempt at one portal, from TCP to full feature phase or to the reason why not."""
         machine = self._machine
         try:
-            sock = await connect(portal, self.settings.connect_timeout)
+            sock = await self._connect(portal, self.settings.connect_timeout)
         except ConnectError as error:
             return LoginOutcome(error, None)
         try:

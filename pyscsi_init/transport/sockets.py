@@ -8,11 +8,16 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Awaitable, Callable
 
 import anyio
 
 from ..errors import ConnectError
 from ..names import Portal
+
+Connector = Callable[[Portal, float], Awaitable[socket.socket]]
+"""What makes a connection to a portal within so many seconds, as :func:`connect` does: a connected,
+non-blocking stream socket, or ConnectError. For tunnels, and for tests without a network."""
 
 _REMEDIES = {
     errno.ECONNREFUSED: "nothing listens there: check address and port, and that the target runs",

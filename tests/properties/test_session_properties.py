@@ -33,6 +33,9 @@ from pyscsi_init.settings import Settings
 from tests.pyscsi_init.session.scripted import MASK, RESERVED, Issued, Script
 
 QUEUE_DEPTH = 8
+WITHOUT_A_TASK = [each for each in TaskManagementFunction if each not in (1, 8)]
+"""Functions that name no task; ABORT TASK is `cancel`."""
+
 SETTINGS = Settings(
     queue_depth=QUEUE_DEPTH,
     command_timeout=30,
@@ -63,7 +66,7 @@ class Chaos:
         script = self.script
         if not script.lost or script.machine.closing:
             try:
-                script.machine.connect(script.now)
+                script.connect()
             except LocalProtocolError:
                 return
             raise AssertionError("two connections at once")
@@ -71,7 +74,7 @@ class Chaos:
             script.log_in()
             self.commands.clear()
         else:
-            script.machine.connect(script.now)
+            script.connect()
 
     def read(self) -> None:
         replay = self.draw(st.sampled_from(Replay))
@@ -92,7 +95,7 @@ class Chaos:
             self.script.machine.abort_task(task, self.script.now)
 
     def manage(self) -> None:
-        self.issued.append(self.script.manage(self.draw(st.sampled_from(TaskManagementFunction))))
+        self.issued.append(self.script.manage(self.draw(st.sampled_from(WITHOUT_A_TASK))))
 
     def text(self) -> None:
         self.issued.append(self.script.ask([("X-k", "v" * self.draw(SMALL))]))
@@ -297,7 +300,7 @@ def test_tmo_004_bytes_of_any_kind(chunks: list[bytes], logged_in: bool) -> None
     if logged_in:
         script.log_in()
     else:
-        script.machine.connect(script.now)
+        script.connect()
     issued = script.read(512)
     for chunk in chunks:
         script.feed(chunk)

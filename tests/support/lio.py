@@ -73,6 +73,7 @@ class LioServer:
         self.targets: dict[int, str] = {}
         self.disks: dict[str, Disk] = {}
         self._configuration: list[str] = []
+        self._enabled: dict[int, bool] = {}
 
     # -- the guest ------------------------------------------------------------------------------
 
@@ -134,6 +135,9 @@ class LioServer:
         self._load()
         for script in self._configuration:
             self.guest.run(script)
+        # Last: an initiator that waits for its target must not find it half set up.
+        for tid, enabled in self._enabled.items():
+            self.enable(tid, enabled)
 
     def restart(self) -> None:
         """:meth:`kill` and :meth:`start`: about two seconds without a target."""
@@ -167,9 +171,9 @@ class LioServer:
             f"echo 0 >{group}/attrib/authentication\n"
             f"echo 1 >{group}/attrib/generate_node_acls\n"
             f"echo 1 >{group}/attrib/cache_dynamic_acls\n"
-            f"echo 0 >{group}/attrib/demo_mode_write_protect\n"
-            f"echo 1 >{group}/enable"
+            f"echo 0 >{group}/attrib/demo_mode_write_protect"
         )
+        self.enable(tid, True)
         return tid
 
     def _group(self, tid: int) -> str:
@@ -185,7 +189,8 @@ class LioServer:
 
     def enable(self, tid: int, enabled: bool) -> None:
         """A target that is not enabled ends its sessions and refuses logins."""
-        self._configure(f"echo {int(enabled)} >{self._group(tid)}/enable")
+        self._enabled[tid] = enabled
+        self.guest.run(f"echo {int(enabled)} >{self._group(tid)}/enable")
 
     def require_chap(
         self, tid: int, user: str, secret: str, *, mutual_user: str = "", mutual_secret: str = ""

@@ -32,6 +32,8 @@ from .requirements import require
 from .slow_pwrite import BackingFault
 
 DIGESTS = "CRC32C,None"
+ADMISSION = frozenset(("bind", "ALL"))
+"""In the command after which initiators may log in."""
 
 
 class TgtError(Exception):
@@ -175,7 +177,8 @@ class TgtServer:
                 self.kill()
                 raise TgtError(f"tgtd did not start on {self.portal}:\n{text}")
             time.sleep(0.01)
-        for command in self._configuration:
+        # An initiator that waits for its target must not find it half set up.
+        for command in sorted(self._configuration, key=ADMISSION.issubset):
             self._run(*command)
 
     def kill(self) -> None:

@@ -39,6 +39,7 @@ def test_login_029_further_connections_offer_no_leading_key() -> None:
         assert KEYS[name].use is not Use.LEADING_ONLY
 
 
+@pytest.mark.conformance("NEG-020")
 def test_neg_020_one_r2t_with_recovery_and_order() -> None:
     own = {"ErrorRecoveryLevel": "1", "MaxOutstandingR2T": "8", "DataSequenceInOrder": "Yes"}
     for in_order, outstanding in (("Yes", 1), ("No", 4)):

@@ -271,7 +271,7 @@ def test_ffp_024_an_early_end_keeps_the_stream_in_step(r2t_first: bool) -> None:
     script.send(script.r2t(command, 0, 4096, r2t_sn=1))
     assert isinstance(script.events[-1], Warned)
     following = script.read(0)
-    pdus = list(script._decode(head + script.raw()))
+    pdus = script.decode(head + script.raw())
     assert data_of(pdus[:-1]) == kept
     script.send(script.response(pdus[-1]))
     assert following.done

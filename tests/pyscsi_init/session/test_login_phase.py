@@ -14,7 +14,6 @@ from pyscsi_init.errors import (
 from pyscsi_init.pdu import (
     LoginRequest,
     TargetOpcode,
-    serialize,
 )
 from pyscsi_init.session import (
     LoginEnded,
@@ -32,7 +31,7 @@ def test_login_001_only_login_requests_until_full_feature_phase() -> None:
     reads = [script.read(0) for _ in range(3)]
     ask = script.ask([])
     assert isinstance(ask.error, ConnectionLost)
-    script.machine.connect(script.now)
+    script.connect()
     first = script.raw()
     assert first[0] == 0x43
     script.machine.connection_failed("again from the start", script.now)
@@ -46,7 +45,7 @@ def test_login_001_only_login_requests_until_full_feature_phase() -> None:
 def test_login_002_anything_else_ends_the_login(opcode: int) -> None:
     """RFC 7143 4.2.4: another PDU during login terminates the connection at once."""
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     script.take()
     script.feed(bytes([opcode]) + bytes(47))
     assert isinstance(script.event(LoginEnded).error, ProtocolError)
@@ -58,7 +57,7 @@ def test_login_003_one_tag_and_one_identity_for_the_whole_phase() -> None:
     """RFC 7143 11.12.4 to 11.12.7: ITT, ISID, TSIH and CID are constant; one request at a
     time."""
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     requests = [script.one(LoginRequest)]
     for _ in range(3):
         answer = script.login_answer(requests[-1])
@@ -74,7 +73,7 @@ def test_login_003_one_tag_and_one_identity_for_the_whole_phase() -> None:
 
 def test_login_003_another_tag_in_the_response() -> None:
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     answer = script.login_answer(script.one(LoginRequest))
     answer.initiator_task_tag ^= 1
     script.send(answer)
@@ -85,7 +84,7 @@ def test_login_003_another_tag_in_the_response() -> None:
 def test_login_026_a_login_is_bounded_in_time(heard: str) -> None:
     """RFC 7143 8.1.2, 10.3: T7, whatever the target does meanwhile."""
     script = Script(Settings(login_timeout=15))
-    script.machine.connect(script.now)
+    script.connect()
     request = script.one(LoginRequest)
     if heard == "half a header":
         script.feed(b"\x23" + bytes(19))
@@ -106,9 +105,9 @@ def test_login_026_a_login_is_bounded_in_time(heard: str) -> None:
 def test_login_027_the_end_at_any_step(when: str) -> None:
     """RFC 7143 8.1.2: T7; the attempt fails, the machine is ready for the next one."""
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     request = script.one(LoginRequest)
-    data = b"".join(serialize(script.login_answer(request)))
+    data = script.encode(script.login_answer(request))
     if when == "after a round":
         script.feed(data)
         script.take()

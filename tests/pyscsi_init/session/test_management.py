@@ -20,7 +20,7 @@ QUIET = Settings(noop_interval=0, command_timeout=30, task_management_timeout=15
 def test_tmf_001_layout(function: F) -> None:
     """RFC 7143 11.5.3, 11.5.4: the LUN where the function acts on one, the Referenced Task Tag
     where it acts on a task, else both reserved."""
-    script = Script().log_in()
+    script = Script(allowed=("Legality",)).log_in()  # no task is referenced, nothing reassigned
     script.manage(function, lun=5)
     request = script.one(TaskManagementRequest)
     assert request.immediate

@@ -136,7 +136,7 @@ def test_a_loss_ends_control_and_management() -> None:
 def test_control_tasks_do_not_wait_for_a_login() -> None:
     """The recovery that makes them is over with the connection; it will ask again."""
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     control = script.read(0, control=True)
     assert isinstance(control.error, ConnectionLost)
 
@@ -243,7 +243,7 @@ def test_a_login_that_is_refused_while_recovering() -> None:
     read = script.read(0)
     script.take()
     cut(script)
-    script.machine.connect(script.now)
+    script.connect()
     request = script.one(LoginRequest)
     script.send(
         LoginResponse(
@@ -265,11 +265,11 @@ def test_a_login_that_is_refused_while_recovering() -> None:
 def test_two_connections_at_once_are_a_mistake_of_ours() -> None:
     script = Script(QUIET).log_in()
     with pytest.raises(LocalProtocolError):
-        script.machine.connect(script.now)
+        script.connect()
     script.machine.request_logout(script.now)
     cut(script)
     with pytest.raises(LocalProtocolError):
-        script.machine.connect(script.now)
+        script.connect()
     with pytest.raises(LocalProtocolError):
         script.machine.receive_buffers()[0]
 
@@ -277,7 +277,7 @@ def test_two_connections_at_once_are_a_mistake_of_ours() -> None:
 def test_full_feature_pdus_right_behind_the_login() -> None:
     """A target may send at once; both arrive in one read."""
     script = Script(QUIET)
-    script.machine.connect(script.now)
+    script.connect()
     script.send(script.login_answer(script.one(LoginRequest)))
     answer = script.login_answer(script.one(LoginRequest))
     script.send(answer, script.make(NopIn, counts=False, exp_cmd_sn=1000, max_cmd_sn=1500))

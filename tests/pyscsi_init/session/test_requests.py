@@ -237,7 +237,7 @@ def test_lgo_002_logging_out_while_logging_in() -> None:
     read = script.read(0)
     script.take()
     script.machine.receive_eof(script.now)
-    script.machine.connect(script.now)
+    script.connect()
     script.machine.request_logout(script.now)
     script.settle()
     assert script.lost

@@ -234,7 +234,7 @@ def test_seq_010_text_and_logout_responses_count_too() -> None:
 def test_seq_010_a_failed_login_response_says_nothing_of_the_window() -> None:
     """RFC 7143 11.13.5: with a Status-Class other than 0 the numbers are not valid."""
     script = Script()
-    script.machine.connect(script.now)
+    script.connect()
     request = script.one(LoginRequest)
     script.send(
         LoginResponse(

@@ -24,6 +24,7 @@ from pyscsi_init.errors import (
     TargetNotFound,
     TargetUnavailable,
 )
+from pyscsi_init.login import Parameters
 from pyscsi_init.names import Portal
 from pyscsi_init.transport.login import MAX_REDIRECTS, LoginPlan, Step, combined, log_in
 from pyscsi_init.transport.session import LoginOutcome, Session, SessionStatistics
@@ -88,6 +89,7 @@ class Attempts:
         self.asked: list[Portal] = []
         self.chaps: list[Chap | None] = []
         self.statistics = SessionStatistics()
+        self.parameters = Parameters()
 
     async def log_in_at(self, portal: Portal, chap: Chap | None) -> LoginOutcome:
         self.asked.append(portal)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from pyscsi_init.pdu import LoginRequest, ScsiCommand, serialize
+from pyscsi_init.pdu import LoginRequest, Pdu, ScsiCommand
 from pyscsi_init.session import ConnectionEnded, LoginEnded
 from pyscsi_init.settings import Settings
 from pyscsi_init.transport import open_reactor
@@ -52,7 +52,7 @@ class Wire(Script):
 
         def enough() -> bool:
             while data := self.read_peer(at_most):
-                found.extend(self._decode(data))
+                found.extend(self.decode(data))
             return len(found) >= count
 
         await until(enough)
@@ -61,15 +61,14 @@ class Wire(Script):
 
     in_turn = False
 
-    def answer(self, *pdus: object) -> None:
+    def answer(self, *pdus: Pdu) -> None:
         """PDUs of the target, onto the wire."""
-        self.peer.sendall(b"".join(b"".join(serialize(pdu)) for pdu in pdus))  # type: ignore[arg-type]
+        self.peer.sendall(self.encode(*pdus))
 
 
 @asynccontextmanager
 async def wired(settings: Settings | None = None, **keys: str) -> AsyncIterator[Wire]:
     script = Wire(settings, **keys)
-    script.max_cmd_sn = script.first_cmd_sn + 63
     script.sock, script.peer = socket.socketpair()
     for sock in (script.sock, script.peer):
         sock.setblocking(False)

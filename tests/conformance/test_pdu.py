@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from pyscsi_init.errors import HeaderDigestError, ProtocolError
+from pyscsi_init.errors import ProtocolError
 from pyscsi_init.pdu import (
     TARGET_PDUS,
     DataOut,
     InitiatorOpcode,
     LoginRequest,
-    LoginResponse,
     LogoutRequest,
     NopIn,
     NopOut,
@@ -27,14 +26,9 @@ from pyscsi_init.pdu import (
 )
 from pyscsi_init.session import ConnectionEnded, LoginEnded, TaskManagementFunction
 from pyscsi_init.settings import Settings
-from pyscsi_init.testing.scripted import Digest, Sender, raw
+from pyscsi_init.testing.scripted import Sender, raw
+from tests.conformance.conversation import BOTH, DIGESTS, NARROW, converse
 from tests.pyscsi_init.session.scripted import LUN_5, Script
-
-DIGESTS = Settings(header_digest=("CRC32C", "None"), data_digest=("CRC32C", "None"))
-BOTH = {"HeaderDigest": "CRC32C", "DataDigest": "CRC32C"}
-SENSE = b"\0\x12" + bytes.fromhex("700006000000000a000000002a0900000000")
-
-Wrap = Callable[[Pdu], Any]
 
 
 def headers(script: Script) -> dict[str, str]:
@@ -44,48 +38,6 @@ def headers(script: Script) -> dict[str, str]:
         if entry.sender is Sender.INITIATOR:
             found.setdefault(type(entry.pdu).__name__, entry.wire.header.hex(" ", 4))
     return found
-
-
-def converse(wrap: Wrap = lambda pdu: pdu, settings: Settings | None = None, **keys: str) -> Script:
-    """A session in which each PDU of a target comes once, as ``wrap`` makes it, and in which the
-    initiator sends all that it ever sends at error recovery level 0."""
-    script = Script(settings, cmd_sn=0x01020304, stat_sn=0x0A0B0C0D, **keys)
-    script.connect()
-    for _ in range(2):
-        script.send(wrap(script.login_answer(script.one(LoginRequest))))
-    read = script.read(510, lun=5)
-    command = script.one(ScsiCommand)
-    script.send(wrap(script.data_in(command, 0, bytes(range(255)) * 2)))
-    script.send(wrap(script.response(command, exp_data_sn=1)))
-    write = script.write(bytes(range(250)) * 4, lun=5)
-    command = script.one(ScsiCommand)
-    script.send(wrap(script.r2t(command, 512, 488)))
-    assert type(script.take()[0]) is DataOut
-    script.send(wrap(script.response(command, status=2, data=SENSE)))
-    script.send(wrap(script.nop_in(target_transfer_tag=0x77, lun=LUN_5)))
-    managed = script.manage(TaskManagementFunction.LOGICAL_UNIT_RESET, lun=5)
-    script.send(wrap(script.async_message(0, lun=LUN_5, data=SENSE)))
-    _, request = script.take()
-    script.send(wrap(script.managed(request)))
-    asked = script.ask([("X-a", "1")])
-    script.send(wrap(script.text(script.one(TextRequest), [("X-a", "2")])))
-    refused = script.read(512)
-    script.send(wrap(script.reject(script.one(ScsiCommand), 4)))
-    script.machine.request_logout(script.now)
-    script.send(wrap(script.logged_out(script.one(LogoutRequest))))
-    assert script.lost
-    assert bytes(read.buffer) == bytes(range(255)) * 2
-    assert (write.task.status, write.task.sense) == (2, SENSE[2:])
-    assert (managed.request.response, asked.text.pairs) == (0, [("X-a", "2")])
-    assert refused.error is not None
-    return script
-
-
-NARROW = {
-    "MaxRecvDataSegmentLength": "512",
-    "FirstBurstLength": "512",
-    "InitialR2T": "Yes",
-}
 
 
 def test_pdu_001_golden_headers() -> None:
@@ -270,56 +222,6 @@ def test_pdu_007_an_ahs_where_none_belongs(kind: type[Pdu], step: int) -> None:
         assert not read.done
     else:
         assert script.one(NopOut).target_transfer_tag == 5
-
-
-@pytest.mark.parametrize("header", [False, True])
-@pytest.mark.parametrize("data", [False, True])
-def test_pdu_011_digests_from_the_first_pdu_of_full_feature_phase(header: bool, data: bool) -> None:
-    """RFC 7143 13.1: on every PDU after the final Login Response, on none before; each for
-    itself."""
-    choice = {True: "CRC32C", False: "None"}
-    script = converse(
-        settings=DIGESTS, HeaderDigest=choice[header], DataDigest=choice[data], **NARROW
-    )
-    seen = set()
-    for entry in script.recorder.entries:
-        wire = entry.wire
-        login = isinstance(entry.pdu, (LoginRequest, LoginResponse))
-        assert bool(wire.header_digest) is (header and not login)
-        assert bool(wire.data_digest) is (data and not login and bool(wire.data))
-        assert wire.header_digest_ok
-        assert wire.data_digest_ok
-        seen |= {(login, bool(wire.data))}
-    assert len(seen) == 3
-
-
-def test_pdu_011_a_digest_that_is_missing() -> None:
-    script = Script(DIGESTS, **BOTH).log_in()
-    script.send(*(raw(script.nop_in(), header_digest=Digest.NONE) for _ in range(2)))
-    assert isinstance(script.ended().error, HeaderDigestError)
-
-
-def test_pdu_011_a_digest_in_the_login_phase() -> None:
-    """RFC 7143 6.2: digests are used after it only; there these bytes are no PDU."""
-    script = Script(DIGESTS, **BOTH)
-    script.connect()
-    answer = script.login_answer(script.one(LoginRequest))
-    script.send(raw(answer, header_digest=Digest.RIGHT))
-    script.take()
-    script.send(script.nop_in())
-    assert isinstance(script.event(LoginEnded).error, ProtocolError)
-
-
-@pytest.mark.parametrize("flip", [0, 3, 17, 47, 48, 51])
-def test_pdu_012_a_bad_header_digest_ends_the_connection(flip: int) -> None:
-    """RFC 7143 7.8: nothing of the PDU is used; the next one cannot be located."""
-    script = Script(DIGESTS, **BOTH).log_in()
-    read = script.read(0)
-    response = script.response(script.one(ScsiCommand))
-    script.send(raw(response, flip=(flip,)))
-    assert isinstance(script.ended().error, HeaderDigestError)
-    assert script.ended().again
-    assert not read.done
 
 
 def _stream(script: Script) -> tuple[bytes, list[int], list[Any]]:

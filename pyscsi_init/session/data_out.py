@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..connection import ConnectionMachine
 from ..errors import ProtocolError
 from ..login import Parameters
-from ..pdu import RESERVED_TAG, ReadyToTransfer, ScsiCommand
+from ..pdu import NO_LUN, RESERVED_TAG, ReadyToTransfer, ScsiCommand
 from ..pdu.fast import DATA_OUT, F_BIT, R_BIT, SCSI_COMMAND, W_BIT
 from .task import ScsiTask
 
@@ -124,7 +124,9 @@ def _send_data(
     end = offset + length
     data_sn = 0
     pack = DATA_OUT.pack
-    lun, tag, exp_stat_sn = task.lun, task.initiator_task_tag, connection.exp_stat_sn
+    # RFC 7143 11.7.4: without a Target Transfer Tag "the LUN field is reserved".
+    lun = NO_LUN if target_transfer_tag == RESERVED_TAG else task.lun
+    tag, exp_stat_sn = task.initiator_task_tag, connection.exp_stat_sn
     plain = not (connection.header_digest or connection.data_digest or length & 3)
     outbox = connection.outbox
     while offset < end:

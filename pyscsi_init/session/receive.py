@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 Handler = Callable[["SessionMachine", ConnectionMachine, Frame, float], None]
 
 _CHECK_CONDITION = 0x02
+LAST_LOGOUT_RESPONSE = 3
+"""RFC 7143 11.15.1: the codes above it are reserved."""
 
 
 def _require_data(frame: Frame) -> memoryview:
@@ -279,6 +281,8 @@ def _logout(
     connection.count_stat_sn(answer.stat_sn)
     if connection.state is not ConnectionState.S6_IN_LOGOUT:
         raise ProtocolError("logout response without a logout request")
+    if answer.response > LAST_LOGOUT_RESPONSE:
+        raise ProtocolError(f"logout response with the reserved code {answer.response:02x}h")
     if answer.response:
         session.wait = answer.time2wait
         session.lose(

@@ -8,7 +8,7 @@ beyond MaxCmdSN; an immediate one carries the current CmdSN and does not advance
 from __future__ import annotations
 
 from ..errors import ProtocolError
-from ..serial import serial_gt, serial_lt
+from ..serial import serial_gt, serial_le, serial_lt
 
 _MASK = 0xFFFFFFFF
 
@@ -47,7 +47,9 @@ class CommandWindow:
             return
         # RFC 7143 4.2.2.1: "If the PDU MaxCmdSN is less than the PDU ExpCmdSN-1 (in Serial
         # Arithmetic sense), they are both ignored."
-        if serial_lt(max_cmd_sn, (exp_cmd_sn - 1) & _MASK):
+        # Half the circle away is in no order (RFC 1982), so no window either: CmdSN is never
+        # more than 2**31-2 ahead of ExpCmdSN, which is what RFC 7143 4.2.2.1 wants after a retry.
+        if not serial_le((exp_cmd_sn - 1) & _MASK, max_cmd_sn):
             return
         # Both only move forward: a PDU that was overtaken carries older numbers.
         if serial_gt(max_cmd_sn, self.max_cmd_sn):

@@ -66,6 +66,10 @@ def test_no_row_is_open() -> None:
     [
         ("def test_pdu_001_order(): ...", [("test_pdu_001_order", "PDU-001", False)]),
         ("async def test_seq_015(): ...", [("test_seq_015", "SEQ-015", False)]),
+        (
+            "def test_asy_001_002_two(): ...",
+            [("test_asy_001_002_two", f"ASY-00{number}", False) for number in (1, 2)],
+        ),
         ("def test_other(): ...", []),
         ("def pdu_001(): ...", []),
         (

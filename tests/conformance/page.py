@@ -3,8 +3,8 @@
 
 ``python -m tests.conformance.page`` writes docs/compliance/rfc7143.md from requirements.toml,
 exceptions.toml and the tests themselves, which are read and not run. A test shows a row by its name
-(``test_pdu_001_...``), or, where it shows several, by the marker ``conformance("PDU-002", ...)`` on
-it or in its module's ``pytestmark``. A test that is expected to fail shows nothing.
+(``test_pdu_001_...``, ``test_pdu_001_002_...``), or by the marker ``conformance("PDU-002", ...)``
+on it or in its module's ``pytestmark``. A test that is expected to fail shows nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GROUPS = {
     "SCSI": "The SCSI layer",
 }
 
-BY_NAME = re.compile(r"test_([a-z]+)_(\d{3})(?:_|$)")
+BY_NAME = re.compile(r"test_([a-z]+)((?:_\d{3})+)(?:_|$)")
 MARKER = "conformance"
 INTRODUCTION = """\
 # RFC 7143, row by row
@@ -140,7 +140,8 @@ def claims(module: ast.Module) -> Iterator[tuple[str, str, bool]]:
         if not node.name.startswith("test_"):
             continue
         named = BY_NAME.match(node.name)
-        claimed = [f"{named[1].upper()}-{named[2]}"] if named else []
+        numbers = named[2].strip("_").split("_") if named else []
+        claimed = [f"{named[1].upper()}-{number}" for number in numbers] if named else []
         claimed += [row for decorator in node.decorator_list for row in _marked(decorator)]
         failing = any("xfail" in ast.unparse(decorator) for decorator in node.decorator_list)
         for row in dict.fromkeys(claimed + of_module):

@@ -93,6 +93,7 @@ def _outcome(decode: object, *arguments: object) -> object:
 # -- framing ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.conformance("PDU-013")
 @given(
     sent=st.lists(pdus, min_size=1, max_size=6),
     header_digest=st.booleans(),

@@ -147,6 +147,11 @@ class Peer:
         self.exp_cmd_sn = exp_cmd_sn
         self.max_cmd_sn = serial_add(exp_cmd_sn, self.window - 1)
 
+    def set_window(self, commands: int) -> None:
+        """From now on so many commands may be unacknowledged; the next PDU says so."""
+        self.window = commands
+        self._open_window(self.exp_cmd_sn)
+
     def encode(self, *items: Sendable) -> bytes:
         """The bytes of PDUs, digests as negotiated, written down as sent."""
         return b"".join(self._encode(item) for item in items)

@@ -90,7 +90,7 @@ class CommandNumbers(Witness):
             return
         exp_cmd_sn = getattr(pdu, "exp_cmd_sn", 0)
         max_cmd_sn = getattr(pdu, "max_cmd_sn", 0)
-        if serial_lt(max_cmd_sn, serial_add(exp_cmd_sn, -1)):
+        if not serial_le(serial_add(exp_cmd_sn, -1), max_cmd_sn):
             return  # RFC 7143 4.2.2.1: both are ignored
         if serial_gt(max_cmd_sn, self.max_cmd_sn):
             self.max_cmd_sn = max_cmd_sn

@@ -32,6 +32,7 @@ def test_data_out() -> None:
     )
 
 
+@pytest.mark.conformance("PDU-004")
 def test_data_out_has_no_i_bit() -> None:
     """RFC 7143 11.7: byte 0 is exactly 05h, and unsolicited data has the reserved TTT."""
     header = DataOut(data=b"x").encode()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyscsi_init.pdu.digest import crc32c, digest_bytes
 
 
+@pytest.mark.conformance("PDU-010")
 @pytest.mark.parametrize(
     ("octets", "digest"),
     [

@@ -68,6 +68,7 @@ def test_data_comes_without_padding(length: int) -> None:
     assert frame.opcode == 0x20
 
 
+@pytest.mark.conformance("PDU-006")
 def test_padding_may_be_anything() -> None:
     """RFC 7143 11.1: padding SHOULD be 0; the data digest covers whatever it is."""
     framer = Framer(8192)
@@ -91,6 +92,7 @@ def test_the_limit_is_the_declared_length(extra: int) -> None:
             framer.next_frame()
 
 
+@pytest.mark.conformance("PDU-014")
 def test_nothing_is_allocated_for_a_pdu_that_is_too_long() -> None:
     framer = Framer(8192)
     fill(framer, LoginResponse(data=bytes((1 << 24) - 1)).encode())
@@ -109,6 +111,7 @@ def test_the_limit_can_be_raised_between_pdus() -> None:
         feed(framer, wire([NopIn(data=bytes(32))]))
 
 
+@pytest.mark.conformance("PDU-007")
 def test_an_ahs_in_a_response_does_not_break_the_framing() -> None:
     """RFC 7143 11.2.1.5."""
     header = bytearray(ScsiResponse(initiator_task_tag=5).encode())
@@ -128,6 +131,7 @@ def test_an_ahs_in_a_response_does_not_break_the_framing() -> None:
 # -- digests -------------------------------------------------------------------------------------
 
 
+@pytest.mark.conformance("PDU-012")
 @pytest.mark.parametrize("position", range(52))
 def test_bad_header_digest(position: int) -> None:
     """RFC 7143 7.8: whichever bit is wrong, nothing of the PDU is used."""
@@ -141,6 +145,7 @@ def test_bad_header_digest(position: int) -> None:
             framer.next_frame()
 
 
+@pytest.mark.conformance("PDU-012")
 def test_no_length_is_believed_before_its_digest() -> None:
     framer = Framer(8192)
     framer.header_digest = True
@@ -182,6 +187,7 @@ def test_bad_data_digest_is_told_and_framing_goes_on(position: int) -> None:
     assert decode_target_pdu(second) == NopIn()
 
 
+@pytest.mark.conformance("PDU-010")
 def test_no_data_no_data_digest() -> None:
     """RFC 7143 11.2.3: "A zero-length Data Segment also implies a zero-length Data-Digest"."""
     stream = wire([NopIn(), NopIn(data=b"1")], data_digest=True)

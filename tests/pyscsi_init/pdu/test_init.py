@@ -49,6 +49,7 @@ def test_target_pdus_are_for_initiators(cls: type[Pdu]) -> None:
         decode_initiator_pdu(frame)
 
 
+@pytest.mark.conformance("PDU-003")
 @pytest.mark.parametrize("opcode", sorted({*range(64)} - {*INITIATOR_PDUS} - {*TARGET_PDUS}))
 def test_other_opcodes(opcode: int) -> None:
     frame = frame_of(bytes([opcode]) + bytes(47))
@@ -87,6 +88,7 @@ def test_serialize(length: int, header_digest: bool, data_digest: bool) -> None:
     assert b"".join(serialize(pdu, header_digest, data_digest)) == expected
 
 
+@pytest.mark.conformance("PDU-010")
 def test_digest_covers_bhs_and_ahs() -> None:
     pdu = ScsiCommand(cdb=bytes(20))
     (header,) = serialize(pdu, header_digest=True)

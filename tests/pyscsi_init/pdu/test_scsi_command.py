@@ -58,6 +58,7 @@ def test_immediate_read() -> None:
     )
 
 
+@pytest.mark.conformance("PDU-010")
 def test_example_of_the_rfc() -> None:
     """RFC 7143 A.4: the READ (10) whose digest is given as 56 3a 96 d9."""
     header = ScsiCommand(
@@ -75,12 +76,14 @@ def test_example_of_the_rfc() -> None:
     assert digest_bytes(header) == bytes.fromhex("563a96d9")
 
 
+@pytest.mark.conformance("PDU-008")
 def test_cdb_of_16_bytes_needs_no_ahs() -> None:
     header = ScsiCommand(cdb=bytes(range(16))).encode()
     assert len(header) == 48
     assert header[4] == 0
 
 
+@pytest.mark.conformance("PDU-008")
 def test_long_cdb_spills_into_an_ahs() -> None:
     """RFC 7143 11.2.2.3: AHSLength is CDBLength - 15, the rest of the CDB after a reserved byte."""
     pdu = ScsiCommand(read=True, cdb=bytes(range(32)))
@@ -102,6 +105,7 @@ def test_long_cdb_is_padded_to_words(length: int) -> None:
     assert ScsiCommand.decode(encoded[:48], encoded[48:]) == pdu
 
 
+@pytest.mark.conformance("PDU-009")
 def test_bidirectional_command() -> None:
     """RFC 7143 11.2.2.4: 00 05 02 00 and the read length; the BHS has the write length."""
     check_golden(
@@ -119,6 +123,7 @@ def test_bidirectional_command() -> None:
     )
 
 
+@pytest.mark.conformance("PDU-009")
 def test_both_segments_at_once() -> None:
     pdu = ScsiCommand(
         read=True,

@@ -10,6 +10,7 @@ from pyscsi_init.pdu import SnackRequest, SnackType
 from tests.pyscsi_init.pdu.golden import check_golden
 
 
+@pytest.mark.conformance("PDU-001")
 def test_snack_request() -> None:
     check_golden(
         SnackRequest(
@@ -29,6 +30,7 @@ def test_snack_request() -> None:
     )
 
 
+@pytest.mark.conformance("PDU-004")
 def test_there_is_no_i_bit() -> None:
     """RFC 7143 11.16: byte 0 is exactly 10h."""
     assert SnackRequest().encode()[0] == 0x10

@@ -12,11 +12,11 @@ import pytest
 
 import pyscsi_init
 from pyscsi_init import Session, Settings
-from pyscsi_init.errors import ConnectionLost
+from pyscsi_init.errors import ConnectError, ConnectionLost
 from pyscsi_init.pdu import DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand
 from pyscsi_init.testing import Listener
 from pyscsi_init.testing.scripted import ScriptedConnection, ScriptedTarget, Violation
-from tests.support.scripted_session import INITIATOR, session_with
+from tests.support.scripted_session import INITIATOR, logged_in, session_with
 
 pytestmark = pytest.mark.anyio
 
@@ -153,3 +153,57 @@ async def test_expecting_the_wrong_thing_shows_what_came() -> None:
             with pytest.raises(AssertionError, match=r"nothing in 0.01 s"):
                 await peer.next(0.01)
         await peer.expect_end()
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(("how", "seconds"), [("refusing", 0), ("unreachable", 7)])
+async def test_no_connection_without_a_network(how: str, seconds: float) -> None:
+    settings = Settings(connect_timeout=7)
+    async with ScriptedTarget().running() as target:
+        setattr(target, how, True)
+        begin = anyio.current_time()
+        with pytest.raises(ConnectError):
+            async with pyscsi_init.open_session(
+                [target.portal],
+                target.name,
+                settings=settings,
+                initiator_name=INITIATOR,
+                connector=target.connect,
+            ):
+                pass
+        assert anyio.current_time() - begin == pytest.approx(seconds)
+        with pytest.raises(AssertionError, match="no connection within 3 s"):
+            await target.accept(within=3)
+
+
+async def test_a_target_that_does_not_read() -> None:
+    """What it does not take fills the sockets, and is there when it reads again."""
+    size = 16 << 20
+    async with logged_in(MaxRecvDataSegmentLength="262144", MaxBurstLength="1048576") as (
+        session,
+        peer,
+    ):
+        peer.stop_reading()
+        async with anyio.create_task_group() as tasks:
+
+            async def write() -> None:
+                await session.execute(0, WRITE, data_out=bytes(size))
+
+            tasks.start_soon(write)
+            await peer.expect_nothing(0.1)
+            peer.read_again()
+            command = await peer.expect(ScsiCommand)
+            offset = 65536
+            for sn in range(16):
+                length = min(1 << 20, size - offset)
+                await peer.send(
+                    peer.r2t(command, offset, length, r2t_sn=sn, target_transfer_tag=sn)
+                )
+                if sn == 7:
+                    peer.stop_reading()
+                    await peer.expect_nothing(0.1, DataOut)
+                    peer.read_again()
+                while not (await peer.expect(DataOut)).final:
+                    pass
+                offset += length
+            await peer.send(peer.response(command))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import anyio
 
@@ -20,18 +19,11 @@ from ..secret import Chap
 from ..session import TextTask
 from ..settings import Settings
 from ..transport import Connector, Session, connect, open_session
+from .targets import DiscoveredTarget
 
 log = logging.getLogger("pyscsi_init.discovery")
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (nothing is bound: targets report these)
-
-
-@dataclass(frozen=True, slots=True)
-class DiscoveredTarget:
-    """A target's name and its portals, in the order of the answer and without repetitions."""
-
-    name: str
-    portals: tuple[Portal, ...]
 
 
 def parse_send_targets(

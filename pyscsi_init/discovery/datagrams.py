@@ -61,6 +61,8 @@ class _Asyncio:
     async def send(self, data: bytes, to: Address) -> None:
         try:
             await self._stream.send(data, to)
+            # An error of sending is kept for the next call; it belongs to this one.
+            _ = self._stream.exception
         except OSError as error:
             raise _unsendable(error, to) from error
 

@@ -5,7 +5,7 @@ pdu.py has the bytes, attributes.py and messages.py what they mean, machine.py w
 those do no I/O. client.py and watch.py move the bytes.
 """
 
-from .client import ISNS_PORT, IsnsClient
+from .client import ISNS_PORT, IsnsClient, parse_server
 from .machine import IsnsSettings
 from .opening import discover_isns, open_isns
 from .watch import ServerFound, ServerLost, TargetWatch, WatchEvent, watch_isns
@@ -20,5 +20,6 @@ __all__ = [
     "WatchEvent",
     "discover_isns",
     "open_isns",
+    "parse_server",
     "watch_isns",
 ]

@@ -17,17 +17,20 @@ import anyio.abc
 from ...errors import (
     ConnectError,
     IscsiError,
+    IsnsRejected,
     IsnsSourceRefused,
     IsnsUnsupported,
+    ProtocolError,
 )
 from ...names import Portal
 from ...transport.sockets import connect
 from ..datagrams import Datagrams, open_datagrams
 from ..targets import DiscoveredTarget
 from . import messages
-from .attributes import DELIMITER, Attribute, Tag, text
+from .attributes import DELIMITER, Attribute, NodeType, Tag, text
 from .machine import IsnsMachine, StateChanged
 from .messages import Request, Response, ScnPortal
+from .status import INTERNAL_ERROR, NO_SUCH_ENTRY
 
 ISNS_PORT = 3205
 """IANA's port for iSNS (RFC 4171 2.9)."""
@@ -95,8 +98,35 @@ class IsnsClient:
 
     async def targets(self) -> list[DiscoveredTarget]:
         """The targets that share a discovery domain with us. Raises as :meth:`call`."""
-        response = await self.call(messages.query_targets(self.initiator_name))
+        try:
+            response = await self.call(messages.query_targets(self.initiator_name))
+        except IsnsRejected as error:
+            if error.status != INTERNAL_ERROR:
+                raise
+            # open-isns sends 8 KiB at most, and refuses a query whose answer is longer like this.
+            return await self._targets_one_by_one()
         return messages.parse_targets(response.attributes)
+
+    async def _targets_one_by_one(self) -> list[DiscoveredTarget]:
+        found: list[DiscoveredTarget] = []
+        seen: set[str] = {""}
+        name = ""
+        while True:
+            try:
+                response = await self.call(messages.next_node(self.initiator_name, name))
+            except IsnsRejected as error:
+                if error.status != NO_SUCH_ENTRY:
+                    raise
+                return found  # RFC 4171 5.6.5.3: the last one was the last one
+            node = response.first(Tag.ISCSI_NAME)
+            name = node.text if node is not None else ""
+            if name in seen:
+                raise ProtocolError(f"iSNS server {self.server.address}: its nodes go in a circle")
+            seen.add(name)
+            kind = response.first(Tag.ISCSI_NODE_TYPE)
+            if kind is None or kind.number & NodeType.TARGET:
+                one = await self.call(messages.query_target(self.initiator_name, name))
+                found += messages.parse_targets(one.attributes)
 
     async def registered_entity(self) -> str | None:
         """The entity in which our initiator name is registered, by whomever; None if it is not.

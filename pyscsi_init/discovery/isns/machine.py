@@ -102,14 +102,19 @@ class Call:
 
 
 class IsnsMachine:
-    """See the module's description. ``name`` is our iSCSI name, ``server`` is for texts."""
+    """See the module's description.
 
-    def __init__(self, settings: IsnsSettings, *, name: str, server: str) -> None:
+    ``name`` is our iSCSI name, ``server`` is for texts, ``transaction_id`` is the first one.
+    """
+
+    def __init__(
+        self, settings: IsnsSettings, *, name: str, server: str, transaction_id: int = 1
+    ) -> None:
         self.settings = settings
         self.name = name
         self.is_connected = False
         self._server = server
-        self._transaction_id = 0
+        self._transaction_id = transaction_id - 1
         self._waiting: list[Call] = []
         self._sent: dict[int, Call] = {}
         self._answers: list[bytes] = []

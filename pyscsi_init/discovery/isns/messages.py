@@ -188,6 +188,34 @@ def query_targets(source: str) -> Request:
     )
 
 
+def query_target(source: str, name: str) -> Request:
+    """The same for one target."""
+    return Request(
+        Function.DEV_ATTR_QRY,
+        (
+            text(Tag.ISCSI_NAME, source),
+            text(Tag.ISCSI_NAME, name),
+            DELIMITER,
+            *(Attribute(tag) for tag in _WANTED),
+        ),
+        f"the query for {name}",
+    )
+
+
+def next_node(source: str, after: str) -> Request:
+    """DevGetNext: the node after one, or the first one after nothing, and what it is."""
+    return Request(
+        Function.DEV_GET_NEXT,
+        (
+            text(Tag.ISCSI_NAME, source),
+            text(Tag.ISCSI_NAME, after),
+            DELIMITER,
+            Attribute(Tag.ISCSI_NODE_TYPE),
+        ),
+        "the query for the next node",
+    )
+
+
 def scn_register(source: str, events: ScnBitmap = SCN_EVENTS) -> Request:
     """SCNReg: have notifications sent to the SCN ports of our entity."""
     name = text(Tag.ISCSI_NAME, source)

@@ -8,6 +8,7 @@ from ...errors import IsnsBusy, IsnsRejected, IsnsSourceRefused, IsnsUnsupported
 SUCCESSFUL = 0
 MESSAGE_FORMAT_ERROR = 2
 NO_SUCH_ENTRY = 9
+INTERNAL_ERROR = 11
 BUSY = 12
 MESSAGE_NOT_SUPPORTED = 15
 

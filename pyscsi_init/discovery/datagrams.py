@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """UDP sockets on the event loop that runs now: asyncio-dgram on asyncio, anyio on trio.
 
-The stream of asyncio-dgram keeps what comes until it is read. Each of the two is imported only
-where it is used.
+Sockets are made and bound here for both: anyio's own would resolve the address that it is bound
+to, and that fails for literals too where loopback is the only interface.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sniffio
 from ..errors import ConnectError
 
 Address = tuple[str, int]
+_MAX_DATAGRAM = 65536
 
 
 class Datagrams(Protocol):
@@ -76,32 +77,42 @@ class _Asyncio:
 
 
 class _Anyio:
-    def __init__(self, udp: anyio.abc.UDPSocket) -> None:
-        self._udp = udp
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
 
     @property
     def local(self) -> Address:
-        name = self._udp.extra(anyio.abc.SocketAttribute.local_address)  # noqa: S610
+        name = self._sock.getsockname()
         return str(name[0]), int(name[1])
 
     @property
     def socket(self) -> Any:
-        return self._udp.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610
+        return self._sock
 
     async def send(self, data: bytes, to: Address) -> None:
         try:
-            await self._udp.sendto(data, *to)
-        except (OSError, anyio.BrokenResourceError) as error:
+            while True:
+                try:
+                    self._sock.sendto(data, to)
+                except BlockingIOError:
+                    await anyio.wait_writable(self._sock)
+                else:
+                    return
+        except OSError as error:
             raise _unsendable(error, to) from error
 
     async def receive(self) -> tuple[bytes, Address]:
-        data, source = await self._udp.receive()
-        return bytes(data), (str(source[0]), int(source[1]))
+        while True:
+            await anyio.wait_readable(self._sock)
+            try:
+                data, source = self._sock.recvfrom(_MAX_DATAGRAM)
+            except OSError:
+                continue  # nothing there after all, or the error of an earlier datagram
+            return data, (str(source[0]), int(source[1]))
 
 
-def _unsendable(error: Exception, to: Address) -> ConnectError:
-    cause = error if isinstance(error, OSError) else error.__cause__
-    reason = getattr(cause, "strerror", None) or str(error) or type(error).__name__
+def _unsendable(error: OSError, to: Address) -> ConnectError:
+    reason = error.strerror or str(error)
     return ConnectError(
         f"no datagram can be sent to {to[0]} port {to[1]}: {reason}", portal=to[0], reason=reason
     )
@@ -116,36 +127,25 @@ async def open_datagrams(host: str, port: int = 0) -> AsyncIterator[Datagrams]:
 
     Cancellation: the socket is closed.
     """
-    family: Any = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        if sniffio.current_async_library() == "trio":
-            udp = await anyio.create_udp_socket(family, local_host=host, local_port=port)
-        else:
-            stream = await _bind(family, host, port)
+        sock.setblocking(False)
+        sock.bind((host, port))
     except OSError as error:
+        sock.close()
         raise ConnectError(
             f"UDP address {host} port {port} cannot be used: {error.strerror}",
             portal=host,
             reason=error.strerror or str(error),
         ) from error
-    if sniffio.current_async_library() == "trio":
-        async with udp:
-            yield _Anyio(udp)
-        return
-    try:
-        yield _Asyncio(stream)
-    finally:
-        stream.close()
+    with sock:
+        if sniffio.current_async_library() == "trio":
+            yield _Anyio(sock)
+            return
+        import asyncio_dgram
 
-
-async def _bind(family: socket.AddressFamily, host: str, port: int) -> Any:
-    import asyncio_dgram
-
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        sock.bind((host, port))
-        return await asyncio_dgram.from_socket(sock)
-    except BaseException:
-        sock.close()
-        raise
+        stream = await asyncio_dgram.from_socket(sock)
+        try:
+            yield _Asyncio(stream)
+        finally:
+            stream.close()

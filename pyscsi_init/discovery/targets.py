@@ -21,6 +21,18 @@ class DiscoveredTarget:
     portals: tuple[Portal, ...]
     alias: str = ""
 
+    @property
+    def portal_groups(self) -> dict[int | None, tuple[Portal, ...]]:
+        """The portals by their portal group tag; None for those whose tag was not told.
+
+        Portals of one group are ways into the same session, those of different
+        groups are not.
+        """
+        groups: dict[int | None, tuple[Portal, ...]] = {}
+        for portal in self.portals:
+            groups[portal.tag] = (*groups.get(portal.tag, ()), portal)
+        return groups
+
 
 @dataclass(frozen=True, slots=True)
 class TargetAdded:

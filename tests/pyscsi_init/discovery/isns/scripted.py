@@ -155,10 +155,16 @@ class ScriptedServer:
     async def running(self) -> AsyncIterator[ScriptedServer]:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        failure: Exception | None = None
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, self._serve)
-            yield self
+            try:
+                yield self
+            except Exception as error:
+                failure = error  # shall leave as itself, not in a group
             tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         self.connections += 1

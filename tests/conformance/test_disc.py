@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from pyscsi_init.errors import IscsiError, LocalProtocolError, ProtocolError
 from pyscsi_init.login.text import decode_pairs, encode_pairs
 from pyscsi_init.names import Portal
 from pyscsi_init.pdu import LoginRequest, LogoutRequest, Pdu, TextRequest, TextResponse
-from pyscsi_init.testing import Listener, RamDisk, Target, TargetServer
+from pyscsi_init.testing import TargetServer
 from pyscsi_init.testing.scripted import ScriptedConnection, ScriptedTarget, Sender
 from tests.pyscsi_init.session.scripted import Script
 from tests.support.python_target import INITIATOR, make_target, until
@@ -288,58 +287,7 @@ def test_disc_006_an_answer_without_an_end(part: bytes) -> None:
     assert octets <= 9 << 20
 
 
-# -- portals -----------------------------------------------------------------------------------
-
-
-def test_disc_007_portals_of_a_target() -> None:
-    """RFC 7143 Appendix C SendTargets Operation"""
-    (found,) = parse_send_targets(
-        [
-            (N, D1),
-            (A, "10.0.0.2:3260,1"), (A, "10.0.0.3:3260,2"), (A, "10.0.0.4:3260,1"),
-            (A, "10.0.0.2:3260,1"), (A, "0.0.0.0:3260,2"), (A, "[::]:3261,2"),
-        ],
-        HERE,
-    )  # fmt: skip
-    assert found.portal_groups == {
-        1: (Portal("10.0.0.2", 3260, 1), Portal("10.0.0.4", 3260, 1)),
-        2: (
-            Portal("10.0.0.3", 3260, 2),
-            Portal("10.0.0.1", 3260, 2),
-            Portal("10.0.0.1", 3261, 2),
-        ),
-    }
-
-
-@pytest.mark.anyio
-async def test_disc_007_dead_portals_do_not_keep_us_from_the_good_one() -> None:
-    with contextlib.ExitStack() as stack:
-        dead = []
-        for _ in range(4):
-            # A full queue of connections: what comes now is neither taken nor refused.
-            full = stack.enter_context(socket.socket())
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            filler = stack.enter_context(socket.socket())
-            filler.connect(full.getsockname())
-            dead.append(full.getsockname()[1])
-        target = Target(D1, luns={0: RamDisk(1 << 20)})
-        server = TargetServer([target], portals=[Listener(advertised="0.0.0.0")])
-        settings = Settings(connect_timeout=0.2)
-        async with server.running() as portal:
-            server.listeners[0].advertised = f"0.0.0.0:{portal.port}"
-            (found,) = await discover(portal, initiator_name=INITIATOR)
-            assert found.portals == (portal,), "the wildcard is the address that was asked"
-            listed = [*(Portal("127.0.0.1", port, 1) for port in dead), *found.portals]
-            async with open_session(
-                listed, D1, initiator_name=INITIATOR, settings=settings
-            ) as session:
-                assert session.portal == portal
-        with pytest.raises(IscsiError) as caught:
-            async with open_session(listed[:2], D1, initiator_name=INITIATOR, settings=settings):
-                pytest.fail("there is nobody")
-        for one in listed[:2]:
-            assert one.address in str(caught.value)
+# -- the end ---------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio

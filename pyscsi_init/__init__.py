@@ -5,9 +5,9 @@
         data = await lun.read(0, 4096)
 
 What is not named here is private, except :mod:`pyscsi_init.errors` (the exception tree),
-:mod:`pyscsi_init.scsi` (CDBs, sense, VPD pages), :mod:`pyscsi_init.blocking` (the same without
-await) and :mod:`pyscsi_init.testing` (an iSCSI target for tests, with :mod:`pyscsi_init.pdu` for
-its scripts).
+:mod:`pyscsi_init.scsi` (CDBs, sense, VPD pages), :mod:`pyscsi_init.discovery` (iSNS and SLP),
+:mod:`pyscsi_init.blocking` (the same without await) and :mod:`pyscsi_init.testing` (an iSCSI target
+for tests, with :mod:`pyscsi_init.pdu` for its scripts).
 """
 
 from . import blocking, errors, scsi

@@ -46,6 +46,13 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
     │   ├── ReservationConflict       status 18h
     │   ├── DeviceBusy                status 08h or 28h, still so after the retries
     │   └── UnexpectedStatus          any other status
+    ├── DiscoveryError                looking for targets by iSNS or SLP
+    │   ├── DiscoveryTimeout          nobody answered in time
+    │   ├── IsnsRejected              an iSNS status other than Successful (status)
+    │   │   ├── IsnsSourceRefused     6, 7, 8: the server does not know or not allow our name
+    │   │   ├── IsnsBusy              12, still so after the retries
+    │   │   └── IsnsUnsupported       10, 13, 15, 18, 21, 23: the server cannot do it
+    │   └── SlpRejected               an SLP error code (code)
     └── DeviceError                   the logical unit as a block device
         ├── LunNotFound               no logical unit at this LUN
         ├── NotABlockDevice           a logical unit that is no disk
@@ -295,6 +302,42 @@ class DeviceBusy(ScsiError):
 
 class UnexpectedStatus(ScsiError):
     """A status that the command cannot have."""
+
+
+class DiscoveryError(IscsiError):
+    """Targets could not be looked for, by iSNS (RFC 4171) or SLP (RFC 2608)."""
+
+
+class DiscoveryTimeout(DiscoveryError):
+    """No answer of a name server or of a service agent within the time and the retries."""
+
+
+class IsnsRejected(DiscoveryError):
+    """An iSNS response with a status other than Successful (RFC 4171 5.4): nothing was done."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class IsnsSourceRefused(IsnsRejected):
+    """Status 6, 7 or 8: our name is unknown to the server, or not allowed this."""
+
+
+class IsnsBusy(IsnsRejected):
+    """Status 12, still so after the retries."""
+
+
+class IsnsUnsupported(IsnsRejected):
+    """Status 10, 13, 15, 18, 21 or 23: the server does not have what was asked for."""
+
+
+class SlpRejected(DiscoveryError):
+    """An SLP reply with an error code (RFC 2608 7)."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 class DeviceError(IscsiError):

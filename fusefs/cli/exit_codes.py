@@ -66,8 +66,12 @@ TABLE = (
         "not allowed: not root, a missing device or program",
         (volume.NotAllowed, PermissionError),
     ),
-    Row(UNREACHABLE, "no TCP connection to the portal", (iscsi.ConnectError,)),
-    Row(LOGIN_REFUSED, "login refused, unknown target", (iscsi.LoginError,)),
+    Row(UNREACHABLE, "no TCP connection to the portal or the server", (iscsi.ConnectError,)),
+    Row(
+        LOGIN_REFUSED,
+        "login refused, unknown target; a name server refused",
+        (iscsi.LoginError, iscsi.DiscoveryError),
+    ),
     Row(
         AUTHENTICATION,
         "authentication failed",
@@ -94,6 +98,7 @@ TABLE = (
             volume.OperationInProgress,
             iscsi.DeviceBusy,
             iscsi.ReservationConflict,
+            iscsi.IsnsBusy,
         ),
     ),
     Row(IN_USE, "name in use, LUN already attached", (volume.NameInUse, volume.AlreadyAttached)),
@@ -107,7 +112,13 @@ TABLE = (
     Row(
         TIMEOUT,
         "not over in time",
-        (iscsi.LoginTimeout, iscsi.TaskTimeout, volume.Timeout, TimeoutError),
+        (
+            iscsi.LoginTimeout,
+            iscsi.TaskTimeout,
+            iscsi.DiscoveryTimeout,
+            volume.Timeout,
+            TimeoutError,
+        ),
     ),
     Row(NO_SPACE, "no space, or the destination is too small", (iscsi.SpaceExhausted,)),
     Row(

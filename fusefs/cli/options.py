@@ -76,16 +76,20 @@ def common_options(command: Command) -> Command:
     return command
 
 
+def _json_option(text: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_json, help=text
+    )
+
+
 def json_option(command: Command) -> Command:
     """``--json``, for commands that print data."""
-    return click.option(
-        "--json",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_json,
-        help="Print one JSON document, errors included.",
-    )(command)
+    return _json_option("Print one JSON document, errors included.")(command)
+
+
+def json_lines_option(command: Command) -> Command:
+    """``--json``, for commands that go on printing data."""
+    return _json_option("Print a JSON document a line.")(command)
 
 
 def _refuse_secret(_ctx: click.Context, _parameter: click.Parameter, value: object) -> None:

@@ -73,6 +73,11 @@ def document(value: Any) -> None:
     write(json.dumps(value, indent=2, ensure_ascii=True, default=str) + "\n")
 
 
+def line(value: Any) -> None:
+    """One JSON document on a line of its own."""
+    write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Rows under headings."""
     texts = [[printable(cell) for cell in row] for row in rows]

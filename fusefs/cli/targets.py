@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""discover, luns, info: what a portal, a target and a logical unit say of themselves.
+"""luns, info: what a target and a logical unit say of themselves.
 
 Sessions of their own, which log out at the end; nothing is written. They need neither root nor
 anything of fusefs but its errors.
@@ -21,12 +21,11 @@ from fusefs.cli.options import (
     without_waiting,
 )
 from fusefs.cli.output import Invocation, size_text
-from pyscsi_init import discover as discover_targets
 from pyscsi_init import open_lun, open_session, parse_url
 from pyscsi_init.device.driver import drive
 from pyscsi_init.device.probe import probe_capacity
-from pyscsi_init.errors import InvalidUrl, IscsiError
-from pyscsi_init.names import Portal, isid_text
+from pyscsi_init.errors import IscsiError
+from pyscsi_init.names import isid_text
 from pyscsi_init.scsi import StandardInquiry, inquiry
 from pyscsi_init.scsi.luns import decode_lun, lun_text
 from pyscsi_init.transport import Session
@@ -35,48 +34,13 @@ from pyscsi_init.url import IscsiUrl
 INQUIRY_BYTES = 96
 
 
-def _how_to_log_in(login: LoginOptions, address: IscsiUrl | None = None) -> dict[str, Any]:
+def how_to_log_in(login: LoginOptions, address: IscsiUrl | None = None) -> dict[str, Any]:
     """What each session here is opened with; it does not wait for a target that goes away."""
     return {
         "chap": login.credentials(address),
         "settings": without_waiting(login),
         "initiator_name": login.initiator_name,
     }
-
-
-@click.command(
-    epilog="\b\nExample:\n  pyscsi-init discover 192.0.2.7\n"
-    "  pyscsi-init discover [2001:db8::7]:3261 --json"
-)
-@click.argument("portal")
-@login_options(backend=True)
-@json_option
-@common_options
-@click.pass_obj
-def discover(invocation: Invocation, portal: str, login: LoginOptions) -> None:
-    """The targets that a PORTAL (host[:port]) offers us, and their portals."""
-    if "@" in portal or "/" in portal:
-        # Not repeated: what stands before an @ may be a secret.
-        raise InvalidUrl(
-            "portal", None, "is host[:port], without user, scheme or target", "see --chap-user"
-        )
-    where = Portal.parse(portal)
-    how = _how_to_log_in(login)
-
-    async def ask() -> list[dict[str, Any]]:
-        with output.steps(invocation) as step:
-            step(f"ask {where}")
-            found = await discover_targets(where, **how)
-        return [{"name": one.name, "portals": [str(p) for p in one.portals]} for one in found]
-
-    targets = runner.run(ask, backend=login.backend)
-    if invocation.json:
-        output.document(targets)
-    elif targets:
-        rows = [(one["name"], address) for one in targets for address in one["portals"]]
-        output.table(("TARGET", "PORTAL"), rows)
-    else:
-        output.warn(f"{where} offers no target to this initiator name")
 
 
 @click.command(
@@ -90,7 +54,7 @@ def discover(invocation: Invocation, portal: str, login: LoginOptions) -> None:
 def luns(invocation: Invocation, url: str, login: LoginOptions) -> None:
     """The logical units of a target; a LUN in the URL is ignored."""
     address = parse_url(url)
-    how = _how_to_log_in(login, address)
+    how = how_to_log_in(login, address)
 
     async def ask() -> list[dict[str, Any]]:
         with output.steps(invocation) as step:
@@ -164,7 +128,7 @@ async def _describe(session: Session, address: IscsiUrl, lun: bytes) -> dict[str
 def info(invocation: Invocation, url: str, login: LoginOptions) -> None:
     """What a LUN is: identity, capacity, limits, and what was negotiated with its target."""
     address = parse_url(url)
-    how = _how_to_log_in(login, address)
+    how = how_to_log_in(login, address)
 
     async def ask() -> dict[str, dict[str, Any]]:
         with output.steps(invocation) as step:

@@ -10,28 +10,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import anyio
 
-from ..errors import InvalidUrl, ProtocolError
+from ..errors import InvalidUrl, LocalProtocolError, ProtocolError
 from ..names import Portal
 from ..secret import Chap
 from ..session import TextTask
 from ..settings import Settings
 from ..transport import Connector, Session, connect, open_session
+from .targets import DiscoveredTarget
 
 log = logging.getLogger("pyscsi_init.discovery")
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (nothing is bound: targets report these)
-
-
-@dataclass(frozen=True, slots=True)
-class DiscoveredTarget:
-    """A target's name and its portals, in the order of the answer and without repetitions."""
-
-    name: str
-    portals: tuple[Portal, ...]
 
 
 def parse_send_targets(
@@ -47,6 +40,7 @@ def parse_send_targets(
         ProtocolError: an address comes before the first name.
     """
     targets: dict[str, list[Portal]] = {}
+    aliases: dict[str, str] = {}
     name: str | None = None
     for key, value in pairs:
         if key == "TargetName":
@@ -64,15 +58,35 @@ def parse_send_targets(
                 portal = Portal(connected.host, portal.port, portal.tag)
             if portal not in targets[name]:
                 targets[name].append(portal)
+        elif key == "TargetAlias" and name is not None:
+            aliases[name] = value
         else:
             log.info("SendTargets answer with the unexpected key %s: skipped", key)
     return [
-        DiscoveredTarget(name, tuple(portals) or (connected,)) for name, portals in targets.items()
+        DiscoveredTarget(name, tuple(portals) or (connected,), aliases.get(name, ""))
+        for name, portals in targets.items()
     ]
 
 
-async def send_targets(session: Session, what: str = "All") -> list[tuple[str, str]]:
-    """The raw pairs of a SendTargets request on an open session."""
+async def send_targets(session: Session, what: str | None = None) -> list[tuple[str, str]]:
+    """The raw pairs of a SendTargets request on an open session.
+
+    By default ``All`` in a discovery session, and this target alone in a normal one.
+
+    Raises:
+        LocalProtocolError: RFC 7143 Appendix C does not allow this in such a session.
+        ConnectionLost, TaskError, ProtocolError: there is no answer, or a broken one.
+    """
+    discovery = session.target_name is None
+    if what is None:
+        what = "All" if discovery else ""
+    if not discovery and what not in ("", session.target_name):
+        raise LocalProtocolError(
+            f"SendTargets={what} in a session with {session.target_name}: other targets are for "
+            "a discovery session"
+        )
+    if discovery and not what:
+        raise LocalProtocolError("SendTargets without a value in a discovery session: say All")
     done = anyio.Event()
     task = TextTask(
         [("SendTargets", what)], lambda _: done.set(), timeout=session.settings.login_timeout
@@ -97,6 +111,8 @@ async def discover(
     Args:
         portal: ``host``, ``host:port`` or ``[v6]:port``, or a Portal.
         chap: the credentials of discovery, which may differ from those of the targets.
+        settings: as for a session; digests are not offered whatever it says, because there is no
+            data to protect and arrays exist that break on them here.
 
     Raises:
         InvalidUrl: the portal cannot be read.
@@ -106,11 +122,14 @@ async def discover(
     """
     if isinstance(portal, str):
         portal = Portal.parse(portal)
+    without_digests = replace(
+        settings or Settings(), header_digest=("None",), data_digest=("None",)
+    )
     async with open_session(
         [portal],
         None,
         chap=chap,
-        settings=settings,
+        settings=without_digests,
         initiator_name=initiator_name,
         connector=connector,
     ) as session:

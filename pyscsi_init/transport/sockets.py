@@ -32,7 +32,7 @@ async def connect(portal: Portal, seconds: float) -> socket.socket:
     """A connected, non-blocking socket to ``portal``.
 
     Names are resolved anew at every call, so a target that moves in the DNS is found again; all
-    addresses are tried in order, within ``seconds`` together.
+    addresses are tried in order, within ``seconds`` together, of which each gets a fair share.
 
     Raises:
         ConnectError: no address took the connection in time.
@@ -40,6 +40,7 @@ async def connect(portal: Portal, seconds: float) -> socket.socket:
     Cancellation: no socket is left open.
     """
     reason = "no answer: a firewall, a wrong address, or the host is down"
+    end = anyio.current_time() + seconds
     with anyio.move_on_after(seconds):
         try:
             addresses = await anyio.getaddrinfo(portal.host, portal.port, type=socket.SOCK_STREAM)
@@ -49,9 +50,15 @@ async def connect(portal: Portal, seconds: float) -> socket.socket:
                 portal=str(portal),
                 reason="unresolved",
             ) from error
-        for family, kind, protocol, _, address in addresses:
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
+            # An address that swallows everything must leave time for those after it.
+            left = len(addresses) - number
+            share = (end - anyio.current_time()) / left if left > 1 else None
             try:
-                return await _connect_one(family, kind, protocol, address)
+                with anyio.fail_after(share):
+                    return await _connect_one(family, kind, protocol, address)
+            except TimeoutError:
+                reason = _REMEDIES[errno.ETIMEDOUT]
             except OSError as error:
                 code = error.errno or 0
                 reason = _REMEDIES.get(code, os.strerror(code) if code else str(error))

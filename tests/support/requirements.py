@@ -22,6 +22,8 @@ PACKAGES = {
     "dockerd": "docker.io",
     "fsck.ext4": "e2fsprogs",
     "fusermount3": "fuse3",
+    "isnsadm": "open-isns-utils",
+    "isnsd": "open-isns-server",
     "iscsi-inq": "libiscsi-bin",
     "iscsi-ls": "libiscsi-bin",
     "iscsi-perf": "libiscsi-bin",

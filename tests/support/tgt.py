@@ -326,6 +326,10 @@ class TgtServer:
         target = ("--mode", "target", "--tid", str(tid))
         self._configure("--op", "update", *target, "--name", name, "--value", str(value))
 
+    def set_system(self, name: str, value: object) -> None:
+        """Set a parameter of tgtd itself, such as where it registers its targets."""
+        self._configure("--op", "update", "--mode", "sys", "--name", name, "--value", str(value))
+
     def allow_digests(self, tid: int) -> None:
         """Let the initiator choose HeaderDigest and DataDigest; tgt refuses CRC32C otherwise."""
         self.set_param(tid, "HeaderDigest", DIGESTS)

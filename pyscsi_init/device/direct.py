@@ -56,6 +56,7 @@ class DirectDevice(AlignmentDevice):
         self._longest = unit.limits.max_transfer_bytes
         self._carries_fua = unit.commands.carries_fua(Operation.WRITE)
         self._watch = unit.watch
+        unit.short_cut = self._allow_short_cut
 
     def submit(self, request: BlockRequest) -> None:
         """Start one request of any kind."""
@@ -114,6 +115,9 @@ class DirectDevice(AlignmentDevice):
             session.submit(task)
         elif not session.in_turn:
             session.begin_turn()
+
+    def _allow_short_cut(self, allowed: bool) -> None:
+        self._longest = self.unit.limits.max_transfer_bytes if allowed else 0
 
     def _new_task(self, completion: Any) -> ScsiTask:
         return ScsiTask(

@@ -35,6 +35,7 @@ EXPECTED = (
 )
 
 
+@pytest.mark.conformance("SCSI-030")
 @pytest.mark.parametrize(("data", "seconds"), [(PLAIN, None), (EXTENDED, 30)])
 def test_both_headers(data: bytes, seconds: int | None) -> None:
     report = TargetPortGroups.parse(data)
@@ -51,6 +52,7 @@ def test_state_of_a_group() -> None:
     assert [group.usable for group in report.groups] == [True, False]
 
 
+@pytest.mark.conformance("SCSI-030")
 @pytest.mark.parametrize(
     ("state", "usable"),
     [
@@ -106,6 +108,7 @@ def test_any_bytes_are_parsed_or_a_protocol_error(data: bytes) -> None:
         assert len(data) < 4
 
 
+@pytest.mark.conformance("SCSI-030")
 def test_set_list_golden() -> None:
     data = bytes.fromhex("00000000 00 00 0001 02 00 0102")
     states = {1: AccessState.ACTIVE_OPTIMIZED, 0x102: AccessState.STANDBY}
@@ -120,6 +123,7 @@ def _number(kind: int, value: str, association: int = Association.TARGET_PORT) -
     return Designator(designator_type=kind, value=bytes.fromhex(value), association=association)
 
 
+@pytest.mark.conformance("SCSI-030")
 def test_the_port_that_answered() -> None:
     port, group = DesignatorType.RELATIVE_TARGET_PORT, DesignatorType.TARGET_PORT_GROUP
     page = DeviceIdentification(

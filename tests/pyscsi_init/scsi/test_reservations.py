@@ -34,6 +34,7 @@ def test_keys_golden() -> None:
     assert keys.build() == data
 
 
+@pytest.mark.conformance("SCSI-029")
 def test_a_hundred_keys_on_a_small_buffer() -> None:
     whole = RegisteredKeys(generation=1, keys=tuple(range(100))).build()
     cut = RegisteredKeys.parse(whole[:28])
@@ -67,6 +68,7 @@ def test_a_reservation_that_is_cut_off_is_not_guessed(length: int) -> None:
         ReservationStatus.parse(whole.build()[:length])
 
 
+@pytest.mark.conformance("SCSI-029")
 def test_capabilities_golden() -> None:
     data = bytes.fromhex("0008 1d 91 ea01 0000")
     capabilities = ReservationCapabilities.parse(data)
@@ -93,6 +95,7 @@ def test_each_type_has_its_bit(kind: ReservationType) -> None:
     assert ReservationCapabilities(type_mask=mask).supports(kind) is None
 
 
+@pytest.mark.conformance("SCSI-029")
 def test_out_parameters_golden() -> None:
     data = bytes.fromhex("0000000000000001 0000000000000002 00000000 0d 00 0000")
     parameters = ReserveOutParameters(
@@ -133,6 +136,7 @@ def test_out_parameters_with_transport_ids_golden() -> None:
             ReserveOutParameters.parse(data[:cut])
 
 
+@pytest.mark.conformance("SCSI-029")
 def test_register_and_move_golden() -> None:
     data = bytes.fromhex("0000000000000001 0000000000000002 00 03 0102 0000002c" + PORT_DATA)
     parameters = RegisterAndMoveParameters(
@@ -165,6 +169,7 @@ REGISTRATIONS = (
 )
 
 
+@pytest.mark.conformance("SCSI-029")
 def test_full_status_golden() -> None:
     status = FullStatus(generation=7, registrations=REGISTRATIONS)
     assert FullStatus.parse(FULL) == status

@@ -14,6 +14,9 @@ LBA_32 = 0x01020304
 LBA_64 = 0x0102030405060708
 
 
+@pytest.mark.conformance("SCSI-022")
+@pytest.mark.conformance("SCSI-027")
+@pytest.mark.conformance("SCSI-028")
 @pytest.mark.parametrize(
     ("cdb", "golden"),
     [
@@ -84,6 +87,7 @@ def test_a_value_that_does_not_fit_is_the_callers_error(build, lba: int, blocks:
         build(lba, blocks)
 
 
+@pytest.mark.conformance("SCSI-022")
 @pytest.mark.parametrize(
     ("lba", "blocks", "fits"),
     [
@@ -97,6 +101,7 @@ def test_the_10_byte_form_fits_up_to_its_fields(lba: int, blocks: int, fits: boo
     assert sbc.fits_10(lba, blocks) is fits
 
 
+@pytest.mark.conformance("SCSI-026")
 def test_unmap_list_of_two_ranges() -> None:
     data = sbc.unmap_parameter_list([(0x11, 0x22), (LBA_64, 0xFFFFFFFF)])
     assert data == bytes.fromhex(

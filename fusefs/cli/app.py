@@ -29,6 +29,7 @@ COMMANDS = {
     "discover": "targets",
     "luns": "targets",
     "info": "targets",
+    "reservations": "reservations",
     "copy": "copy",
     "bench": "bench",
     "attach": "volumes",
@@ -81,9 +82,9 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """iSCSI LUNs as files, block devices and directories, without a kernel initiator.
 
-    discover, luns, info, copy and bench work as any user; attach and mount need root. A PORTAL is
-    host[:port]; a URL is iscsi://[user@]host[:port][,host...]/target-name[/lun]. Secrets come from
-    files or from the environment, never from arguments.
+    discover, luns, info, reservations, copy and bench work as any user; attach and mount need
+    root. A PORTAL is host[:port]; a URL is iscsi://[user@]host[:port][,host...]/target-name[/lun].
+    Secrets come from files or from the environment, never from arguments.
     """
 
 

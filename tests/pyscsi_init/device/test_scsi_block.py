@@ -43,7 +43,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.conformance("SCSI-003")
-@pytest.mark.conformance("SCSI-025")
 async def test_scsi_003_a_lost_write_is_told_to_who_flushes(expect_logs: ExpectLogs) -> None:
     """A deferred error says that an acknowledged write is lost: the command that carried the news
     goes on, the next flush must not say that all is well; the one after it may."""
@@ -204,7 +203,6 @@ async def test_a_unit_without_synchronize_cache(write_cache: bool | None, fua: b
             assert not unit.commands.flush_needed
 
 
-@pytest.mark.conformance("SCSI-012")
 @pytest.mark.conformance("SCSI-026")
 async def test_discards_fall_back_and_end() -> None:
     disk = RamDisk(4 * MEBI, thin=True)
@@ -225,7 +223,6 @@ async def test_discards_fall_back_and_end() -> None:
         assert unit.watch.witness.contents == ()
 
 
-@pytest.mark.conformance("SCSI-012")
 @pytest.mark.conformance("SCSI-027")
 async def test_zeros_fall_back_to_writes() -> None:
     async with device() as (target, unit):
@@ -381,7 +378,6 @@ async def test_closing_with_a_silent_unit_is_bounded() -> None:
         assert isinstance(write.request.error, Exception)
 
 
-@pytest.mark.conformance("SCSI-024")
 @pytest.mark.parametrize("operation", Operation)
 async def test_ranges_are_checked_here(operation: Operation) -> None:
     async with device(make_target(RamDisk(MEBI, thin=True))) as (target, unit):
@@ -396,7 +392,6 @@ async def test_ranges_are_checked_here(operation: Operation) -> None:
             assert sum(target.counters.commands.values()) == before
 
 
-@pytest.mark.conformance("SCSI-008")
 async def test_reservation_conflicts_are_told_at_once() -> None:
     async with device() as (target, unit):
         rule = target.faults.status(0x18, times=5, opcodes=WRITES)

@@ -78,6 +78,14 @@ class LogicalUnit(UnitServices, TargetPorts):
         who puts the record down in here has put it down in time."""
         return self.unit.watch.record_changed
 
+    @property
+    def reservations_lost(self) -> list[Callable[[], None]]:
+        """Called on the loop's thread when the unit says that another initiator preempted, released
+        or cleared reservations or registrations (2A/03 to 2A/05). The command that met it is sent
+        again, and refused by the unit where it has to be; who relied on a reservation that is gone
+        altogether hears of it here only."""
+        return self.unit.watch.reservations_lost
+
     async def execute(
         self,
         cdb: bytes,

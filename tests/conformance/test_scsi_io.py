@@ -216,6 +216,7 @@ async def test_an_illegal_request_is_not_repeated(code: tuple[int, int]) -> None
 
 @pytest.mark.conformance("SCSI-017")
 @pytest.mark.conformance("SCSI-023")
+@pytest.mark.quirk("Q-01")
 @pytest.mark.quirk("Q-03")
 async def test_a_long_read_is_cut_to_the_units_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 blocks at most: 100 blocks are 13 commands, each with the length that its CDB says."""

@@ -109,6 +109,36 @@ async def test_a_reservation_keeps_others_out_until_it_is_taken_over() -> None:
         assert await keys(a) == set()
 
 
+@pytest.mark.conformance("SCSI-005")
+@pytest.mark.conformance("SCSI-029")
+@pytest.mark.parametrize("how", ["clear", "preempt", "release"])
+async def test_who_relied_on_a_reservation_is_told(how: str) -> None:
+    """2A/03 after CLEAR (nothing keeps us from writing then), 2A/05 after PREEMPT, 2A/04 after the
+    holder let go of what all registrants may use."""
+    async with nodes() as (_, a, b):
+        told: list[str] = []
+        a.reservations_lost.append(lambda: told.append("a"))
+        await a.reservations.register(A)
+        await b.reservations.register(B)
+        await (b if how == "release" else a).reservations.reserve(
+            B if how == "release" else A, WE_RO
+        )
+        await a.write(FAR, bytes(BLOCK))
+        if how == "clear":
+            await b.reservations.clear(B)
+        elif how == "preempt":
+            await b.reservations.preempt(B, A, WE_RO)
+        else:
+            await b.reservations.release(B, WE_RO)
+        assert told == []
+        if how == "preempt":
+            with pytest.raises(ReservationConflict):
+                await a.write(FAR, bytes(BLOCK))
+        else:
+            await a.write(FAR, bytes(BLOCK))
+        assert told == ["a"]
+
+
 @pytest.mark.conformance("SCSI-029")
 async def test_the_other_actions() -> None:
     async with nodes() as (_, a, b):

@@ -97,6 +97,7 @@ class UnitServices(DirectDevice):
                 again, because it would compare with what it wrote itself. After that, the unit has
                 been reset before the next command: what is read then is what stays, so reading the
                 blocks tells, if ``data`` is something that only this caller writes.
+            TaskTimeout: no answer in time; it may have been done or not, and is under way no more.
             ReadOnlyDevice, Unsupported.
 
         Cancellation: it may have been done or not.

@@ -289,7 +289,13 @@ class AbortedCommand(CheckCondition):
 
 
 class Miscompare(CheckCondition):
-    """Sense key Eh."""
+    """Sense key Eh: what was compared is different."""
+
+    @property
+    def offset(self) -> int | None:
+        """Bytes from the start of the compared data to the first difference; None where the unit
+        does not tell (SBC-3 5.2: INFORMATION)."""
+        return self.information
 
 
 class ReservationConflict(ScsiError):

@@ -30,6 +30,7 @@ COMMANDS = {
     "watch": "watching",
     "luns": "targets",
     "info": "targets",
+    "reservations": "reservations",
     "copy": "copy",
     "bench": "bench",
     "attach": "volumes",
@@ -82,9 +83,10 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """iSCSI LUNs as files, block devices and directories, without a kernel initiator.
 
-    discover, watch, luns, info, copy and bench work as any user; attach and mount need root. A
-    PORTAL is host[:port]; a URL is iscsi://[user@]host[:port][,host...]/target-name[/lun]. Secrets
-    come from files or from the environment, never from arguments.
+    discover, watch, luns, info, reservations, copy and bench work as any user; attach and mount
+    need root. A PORTAL is host[:port]; a URL is
+    iscsi://[user@]host[:port][,host...]/target-name[/lun]. Secrets come from files or from the
+    environment, never from arguments.
     """
 
 

@@ -9,21 +9,27 @@ from .late import LateDevice
 from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
 from .ram import RamDevice
 from .record import UnitRecord
+from .reservation import PersistentReservations
 from .splitting import SplittingDevice
+from .target_ports import TargetPort
+from .unit_services import Extent
 
 __all__ = [
     "AlignmentDevice",
     "BlockDevice",
     "BlockRequest",
     "Buffer",
+    "Extent",
     "FaultDevice",
     "Identity",
     "LateDevice",
     "Limits",
     "LogicalUnit",
     "Operation",
+    "PersistentReservations",
     "RamDevice",
     "SplittingDevice",
+    "TargetPort",
     "UnitRecord",
     "attach_unit",
     "open_lun",

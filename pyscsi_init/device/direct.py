@@ -59,6 +59,7 @@ class DirectDevice(AlignmentDevice):
         self._longest = unit.limits.max_transfer_bytes
         self._carries_fua = unit.commands.carries_fua(Operation.WRITE)
         self._watch = unit.watch
+        unit.short_cut = self._allow_short_cut
 
     def submit(self, request: BlockRequest) -> None:
         """Start one request of any kind."""
@@ -67,8 +68,11 @@ class DirectDevice(AlignmentDevice):
         length = request.length
         buffer = request.buffer
         unit = self.unit
-        if operation == _FLUSH and unit.commands.flush_needed and not self._watch.suspicious:
-            self._flush(request)
+        if operation == _FLUSH:
+            if unit.commands.flush_needed and self._longest and not self._watch.suspicious:
+                self._flush(request)
+            else:
+                super().submit(request)
             return
         if (
             operation > _MOST_DIRECT
@@ -130,6 +134,9 @@ class DirectDevice(AlignmentDevice):
             session.submit(task)
         elif not session.in_turn:
             session.begin_turn()
+
+    def _allow_short_cut(self, allowed: bool) -> None:
+        self._longest = self.unit.limits.max_transfer_bytes if allowed else 0
 
     def _new_task(self, completion: Any) -> ScsiTask:
         return ScsiTask(

@@ -49,11 +49,13 @@ async def _perform(step: Step, session: Session, lun: bytes, control: bool) -> O
         session,
         lun,
         step.cdb,
+        data_out=step.data_out,
         data_in_length=step.data_in_length,
-        modifies=False,
+        seconds=step.seconds,
+        modifies=step.modifies,
         # What a sequence asks may be asked again after a loss, except by the recovery itself: it
         # starts over.
-        replay=Replay.NEVER if control else Replay.SAFE,
+        replay=Replay.NEVER if control else step.replay,
         control=control,
     )
     return Outcome(result.status, result.sense, result.data)

@@ -7,13 +7,20 @@ The stack is: alignment, splitting, SCSI commands, session. ``open_lun`` builds 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import anyio
 
-from ..errors import InvalidUrl, LoginTimeout, ReadOnlyDevice, SecretError
+from ..errors import (
+    InvalidUrl,
+    LoginTimeout,
+    ReadOnlyDevice,
+    ReservationConflict,
+    SecretError,
+)
 from ..scsi import StandardInquiry, encode_lun
 from ..secret import Chap, Secret
 from ..settings import Settings
@@ -27,19 +34,22 @@ from ..transport import (
     open_session,
 )
 from ..url import IscsiUrl, parse_url
-from .direct import DirectDevice
 from .driver import drive
 from .identity import WITNESS_BYTES, Identity
 from .probe import UnitFacts, probe_unit, read_head
 from .record import UnitRecord
 from .recovery import barrier
 from .scsi_block import ScsiBlockDevice
+from .target_ports import TargetPorts
+from .unit_services import UnitServices
+
+log = logging.getLogger("pyscsi_init.device")
 
 CHAP_VARIABLE = "PYSCSI_INIT_CHAP_SECRET"
 MUTUAL_CHAP_VARIABLE = "PYSCSI_INIT_CHAP_MUTUAL_SECRET"
 
 
-class LogicalUnit(DirectDevice):
+class LogicalUnit(UnitServices, TargetPorts):
     """A LUN as a block device, and as what it is: identity, INQUIRY data, raw commands."""
 
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
@@ -75,6 +85,14 @@ class LogicalUnit(DirectDevice):
         """Called on the loop's thread when :meth:`record` changed, before what changes it leaves:
         who puts the record down in here has put it down in time."""
         return self.unit.watch.record_changed
+
+    @property
+    def reservations_lost(self) -> list[Callable[[], None]]:
+        """Called on the loop's thread when the unit says that another initiator preempted, released
+        or cleared reservations or registrations (2A/03 to 2A/05). The command that met it is sent
+        again, and refused by the unit where it has to be; who relied on a reservation that is gone
+        altogether hears of it here only."""
+        return self.unit.watch.reservations_lost
 
     async def execute(
         self,
@@ -168,14 +186,18 @@ async def attach_unit(
         await drive(steps, session, address)
     facts = await drive(probe_unit(what), session, address)
     capacity = facts.capacity
-    head = await drive(
-        read_head(capacity.block_size, min(WITNESS_BYTES, capacity.blocks * capacity.block_size)),
-        session,
-        address,
-    )
-    return LogicalUnit(
-        ScsiBlockDevice(session, address, what, facts, head, read_only=read_only), lun
-    )
+    length = min(WITNESS_BYTES, capacity.blocks * capacity.block_size)
+    try:
+        head = await drive(read_head(capacity.block_size, length), session, address)
+    except ReservationConflict as error:
+        # Reserved by another initiator for itself alone: whoever wants to take it over has to get
+        # this far, and reads and writes will say it again.
+        log.info("%s: its content cannot be looked at: %s", what, error)
+        unit = ScsiBlockDevice(session, address, what, facts, bytes(length), read_only=read_only)
+        unit.watch.witness.forget()
+    else:
+        unit = ScsiBlockDevice(session, address, what, facts, head, read_only=read_only)
+    return LogicalUnit(unit, lun)
 
 
 @contextlib.asynccontextmanager

@@ -51,6 +51,9 @@ _TYPE_NAMES = {
     0x1E: "a well known logical unit",
 }
 
+_NO_DISKS = frozenset({"Universal Xport"})
+"""Products that call themselves disks and are how an array is managed (LSI and its heirs)."""
+
 _CACHING_PAGE = 0x08
 _ALL_PAGES = 0x3F
 
@@ -137,6 +140,11 @@ def probe_inquiry(what: str) -> Steps[StandardInquiry]:
         raise NotABlockDevice(
             f"{what} is {kind} ({standard.vendor} {standard.product}), no disk; "
             f"`luns` lists the disks"
+        )
+    if standard.product in _NO_DISKS:
+        raise NotABlockDevice(
+            f"{what} is the management LUN of an array ({standard.vendor} {standard.product}), no "
+            f"disk; `luns` lists the disks"
         )
     if standard.peripheral_qualifier != 0:
         raise LunNotFound(f"{what}: no device is connected there at present")

@@ -9,6 +9,7 @@ identity, content, and only then replay.
 
 from __future__ import annotations
 
+from ..errors import ReservationConflict
 from .identity import ContentWitness, Identity, check_same_unit
 from .probe import become_ready, probe_identity, read_head
 from .steps import ResetUnit, Steps
@@ -21,6 +22,7 @@ def barrier(
 
     ``unknown_outcome``: a command that modifies the medium was lost. A device attached read-only
     never sends one, and must not disturb the others who use the unit, so it skips the reset.
+    Where another initiator's reservation keeps us from reading, the content is not compared.
 
     Returns the identity as it is now; the size may have grown.
 
@@ -33,7 +35,13 @@ def barrier(
     yield from become_ready()
     now = yield from probe_identity(what)
     check_same_unit(known, now)
-    head = yield from read_head(now.block_size, min(now.size_bytes, witness.length))
+    try:
+        head = yield from read_head(now.block_size, min(now.size_bytes, witness.length))
+    except ReservationConflict:
+        # Another initiator took the unit for itself meanwhile. What waits for this barrier has to
+        # hear of it, and hears it from the unit: its commands meet the same conflict.
+        witness.forget()
+        return now
     witness.check(head)
     if witness.stale:
         witness.refresh(head)

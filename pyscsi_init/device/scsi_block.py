@@ -13,13 +13,24 @@ because the command before it was not executed (SAM: a unit attention or busy st
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio
 
-from ..errors import IscsiError, ProtocolError, ScsiError, TaskAborted, Unsupported
-from ..scsi import REPEATABLE, Action, Opcode, Status, parse_sense, scsi_error, sense_action
+from ..errors import IscsiError, OutOfRange, ProtocolError, ScsiError, TaskAborted, Unsupported
+from ..scsi import (
+    REPEATABLE,
+    Action,
+    Opcode,
+    SenseKey,
+    Status,
+    parse_sense,
+    scsi_error,
+    sense_action,
+)
 from ..session import Replay, ScsiTask
 from ..transport import Session
+from .depth import QueueDepth
 from .identity import ContentWitness, Identity
 from .interface import BlockDevice, BlockRequest, Operation, check_range
 from .probe import UnitFacts
@@ -81,6 +92,9 @@ class ScsiBlockDevice(BlockDevice):
         self._retries: dict[BlockRequest, tuple[int, int]] = {}
         self._then_flush: set[BlockRequest] = set()
         self._held: list[BlockRequest] = []
+        self.short_cut: Callable[[bool], None] = lambda _: None
+        """Called with False while every request has to come through here to be counted."""
+        self._depth = QueueDepth(session, lun, self._again, lambda on: self.short_cut(on))
         self._deferred: ScsiError | None = None
         self._empty = anyio.Event()
         self.watch = UnitWatch(
@@ -116,6 +130,9 @@ class ScsiBlockDevice(BlockDevice):
             # It may be another unit: the request waits until that is known.
             self._hold(request)
             self.watch.look()
+            return
+        if self._depth.limit is not None and self._depth.holds(request):
+            self._tasks[request] = None
             return
         operation = request.operation
         commands = self.commands
@@ -195,6 +212,8 @@ class ScsiBlockDevice(BlockDevice):
             self.watch.write_ended(certain=error is None)
         if not self._tasks:
             self._empty.set()
+        if self._depth.limit is not None:
+            self._depth.ended(well=error is None)
         request.complete(error)
 
     def _send_flush(self, request: BlockRequest) -> None:
@@ -228,6 +247,8 @@ class ScsiBlockDevice(BlockDevice):
         retries, waits = self._retries.get(request, (0, 0))
         what = self.commands.describe(request)
         if status in (Status.BUSY, Status.TASK_SET_FULL):
+            if status == Status.TASK_SET_FULL:
+                self._depth.refused()
             self._again_later(request, task, retries, waits)
             return
         if status == Status.TASK_ABORTED and retries < MAX_RETRIES:
@@ -255,8 +276,13 @@ class ScsiBlockDevice(BlockDevice):
             self._deferred = scsi_error(status, task.sense, "an earlier command")
             log.error("%s: %s", self.what, self._deferred)
         self.watch.heard(action)
+        if sense.sense_key == SenseKey.UNIT_ATTENTION:
+            log.info("%s: %s", self.what, sense)
         if action not in _REPEATED or retries >= MAX_RETRIES:
-            error = scsi_error(status, task.sense, what)
+            error: IscsiError = scsi_error(status, task.sense, what)
+            if action is Action.OUT_OF_RANGE:
+                # What is refused here where the size is known; it is asked for again.
+                error = OutOfRange(str(error))
             operation = Operation.FLUSH if task.cdb[0] in _FLUSHES else request.operation
             if not self.commands.learn(operation, task.cdb[0], sense):
                 self._finish(request, error)
@@ -288,12 +314,13 @@ class ScsiBlockDevice(BlockDevice):
         self._retries[request] = (retries, waits + 1)
         self._tasks[request] = None
 
-        def again() -> None:
-            if request in self._tasks and self._tasks[request] is None:
-                self._send(request)
-
         reactor = self.session.reactor
-        reactor.call_at(reactor.now() + min(0.01 * 2**waits, 1.0), again)
+        reactor.call_at(reactor.now() + min(0.01 * 2**waits, 1.0), lambda: self._again(request))
+
+    def _again(self, request: BlockRequest) -> None:
+        """Send a request that waited, unless it was cancelled meanwhile."""
+        if self._tasks.get(request, request) is None:
+            self._send(request)
 
     # -- identity, content and size --------------------------------------------------------------
 

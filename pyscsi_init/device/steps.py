@@ -13,15 +13,24 @@ from typing import TypeVar
 
 from ..errors import IllegalRequest
 from ..scsi import Action, SenseKey, Status, parse_sense, scsi_error, sense_action
+from ..session import Replay
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Send a CDB; ``data_in_length`` bytes may come back."""
+    """Send a CDB, with ``data_out`` if there is any; ``data_in_length`` bytes may come back.
+
+    ``replay`` and ``modifies`` are those of :class:`ScsiTask`; what only asks may be asked again.
+    ``seconds`` None is the usual time of a command.
+    """
 
     cdb: bytes
     data_in_length: int = 0
     what: str = "command"
+    data_out: bytes = b""
+    replay: Replay = Replay.SAFE
+    modifies: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +67,19 @@ MAX_NOT_READY = 30
 
 def ask(command: Command) -> Steps[Outcome]:
     """Send a command until the answer is about the command: unit attentions and the like are taken
-    and the command repeated. The outcome may still be a status other than GOOD."""
+    and the command repeated. The outcome may still be a status other than GOOD.
+
+    What was aborted half way is repeated only where doing it twice is the same as doing it once.
+    """
     attentions = pauses = 0
+    safe = command.replay is Replay.SAFE
     while True:
         outcome = yield command
         if outcome.status in (Status.BUSY, Status.TASK_SET_FULL) and pauses < MAX_NOT_READY:
             pauses += 1
             yield Pause(min(0.05 * 2**pauses, 1.0))
             continue
-        if outcome.status == Status.TASK_ABORTED and attentions < MAX_UNIT_ATTENTIONS:
+        if outcome.status == Status.TASK_ABORTED and safe and attentions < MAX_UNIT_ATTENTIONS:
             attentions += 1
             continue
         if outcome.status != Status.CHECK_CONDITION:
@@ -80,7 +93,7 @@ def ask(command: Command) -> Steps[Outcome]:
             yield Pause(1.0)
             continue
         again = sense.sense_key == SenseKey.UNIT_ATTENTION or sense.deferred
-        if (again or action is Action.RETRY) and attentions < MAX_UNIT_ATTENTIONS:
+        if (again or (safe and action is Action.RETRY)) and attentions < MAX_UNIT_ATTENTIONS:
             attentions += 1
             continue
         return outcome

@@ -66,6 +66,9 @@ class UnitWatch:
         """It may be another unit."""
         self.record_changed: list[Callable[[], None]] = []
         """Called, on the loop's thread, when ``record`` is another than before."""
+        self.reservations_lost: list[Callable[[], None]] = []
+        """Called, on the loop's thread, when the unit says that another initiator took away a
+        reservation or a registration."""
         self._possible = self.witness.possible
         self._read_only = read_only
         self._resized = resized
@@ -106,6 +109,9 @@ class UnitWatch:
         """The unit said something; ``cleared`` is called once it is known what it means."""
         if action is Action.REREAD_IDENTITY:
             self.suspicious = True
+        if action is Action.RESERVATIONS_LOST:
+            for notify in list(self.reservations_lost):
+                notify()
         if action in LOOK_AGAIN:
             self.look()
 

@@ -8,7 +8,14 @@ target may break without being refused is said by each parser; what it refuses i
 
 from __future__ import annotations
 
-from .alua import AccessState, TargetPortGroup, TargetPortGroups
+from .alua import (
+    AccessState,
+    TargetPortGroup,
+    TargetPortGroups,
+    parse_set_target_port_groups,
+    port_identifiers,
+    set_target_port_groups_parameters,
+)
 from .asc import sense_text
 from .capacity import ReadCapacity10, ReadCapacity16
 from .cdb import ByteCheck, ParsedCdb, describe_cdb, parse_cdb
@@ -16,6 +23,7 @@ from .cdb_layouts import Direction, cdb_length
 from .designators import Association, CodeSet, Designator, DesignatorType
 from .failure import scsi_error
 from .inquiry import StandardInquiry
+from .lba_status import LbaStatus, ProvisioningStatus, build_lba_status, parse_lba_status
 from .luns import (
     build_report_luns,
     decode_lun,
@@ -35,7 +43,10 @@ from .opcodes import (
     command_name,
 )
 from .reservations import (
+    FullStatus,
+    RegisterAndMoveParameters,
     RegisteredKeys,
+    Registration,
     Reservation,
     ReservationCapabilities,
     ReservationStatus,
@@ -56,8 +67,12 @@ from .sbc import (
     synchronize_cache_16,
     unmap,
     unmap_parameter_list,
+    verify_10,
+    verify_16,
     write_10,
     write_16,
+    write_and_verify_10,
+    write_and_verify_16,
     write_same_10,
     write_same_16,
 )
@@ -77,6 +92,7 @@ from .spc import (
     test_unit_ready,
 )
 from .status import SUCCESS, Status, status_name
+from .transport_id import TransportId
 from .vpd import (
     BlockDeviceCharacteristics,
     BlockLimits,
@@ -105,6 +121,8 @@ __all__ = [
     "DesignatorType",
     "DeviceIdentification",
     "Direction",
+    "FullStatus",
+    "LbaStatus",
     "LogicalBlockProvisioning",
     "MaintenanceIn",
     "MaintenanceOut",
@@ -113,9 +131,12 @@ __all__ = [
     "ParsedCdb",
     "PersistentReserveIn",
     "PersistentReserveOut",
+    "ProvisioningStatus",
     "ReadCapacity10",
     "ReadCapacity16",
+    "RegisterAndMoveParameters",
     "RegisteredKeys",
+    "Registration",
     "Reservation",
     "ReservationCapabilities",
     "ReservationStatus",
@@ -130,7 +151,9 @@ __all__ = [
     "SupportedPages",
     "TargetPortGroup",
     "TargetPortGroups",
+    "TransportId",
     "UnitSerialNumber",
+    "build_lba_status",
     "build_report_luns",
     "build_sense",
     "cdb_length",
@@ -147,11 +170,14 @@ __all__ = [
     "mode_sense_6",
     "mode_sense_10",
     "parse_cdb",
+    "parse_lba_status",
     "parse_report_luns",
     "parse_sense",
+    "parse_set_target_port_groups",
     "persistent_reserve_in",
     "persistent_reserve_length",
     "persistent_reserve_out",
+    "port_identifiers",
     "read_10",
     "read_16",
     "read_capacity_10",
@@ -166,6 +192,7 @@ __all__ = [
     "sense_key_name",
     "sense_text",
     "set_target_port_groups",
+    "set_target_port_groups_parameters",
     "short_block_descriptor",
     "start_stop_unit",
     "status_name",
@@ -174,9 +201,13 @@ __all__ = [
     "test_unit_ready",
     "unmap",
     "unmap_parameter_list",
+    "verify_10",
+    "verify_16",
     "vpd_length",
     "write_10",
     "write_16",
+    "write_and_verify_10",
+    "write_and_verify_16",
     "write_same_10",
     "write_same_16",
 ]

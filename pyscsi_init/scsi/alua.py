@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""REPORT TARGET PORT GROUPS data (SPC-4 6.37): through which ports a logical unit can be reached.
+"""Target port groups (SPC-4 6.37 and 6.45): through which ports a logical unit can be reached.
 
 Ports are in groups and a group has an access state; the group of the port in use is in VPD page
-83h. Which path is taken is decided above.
+83h. Where the unit manages its states explicitly, SET TARGET PORT GROUPS asks for others. Which
+path is taken is decided above.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..errors import ProtocolError
+from .designators import Association, Designator, DesignatorType
 from .layout import BytesLike, Layout, flag, reserved, uint
+from .vpd import DeviceIdentification
 
 
 class AccessState(enum.IntEnum):
@@ -48,6 +53,16 @@ _GROUP = Layout(
     uint("port_count", 8),
 )
 _PORT = Layout("a target port descriptor", reserved(16), uint("port", 16))
+_NUMBER_LENGTH = 4
+"""Bytes of a designator that is a number: two are reserved."""
+_SET_HEADER_LENGTH = 4
+_SET = Layout(
+    "a set target port group descriptor",
+    reserved(4),
+    uint("state", 4),
+    reserved(8),
+    uint("group", 16),
+)
 _EXTENDED_FORMAT = 1
 
 
@@ -137,3 +152,37 @@ class TargetPortGroups:
             }
         )
         return head + body
+
+
+def set_target_port_groups_parameters(states: Mapping[int, int]) -> bytes:
+    """The data of SET TARGET PORT GROUPS: group -> the access state that it shall have."""
+    body = b"".join(_SET.build({"group": g, "state": state}) for g, state in states.items())
+    return bytes(_SET_HEADER_LENGTH) + body
+
+
+def parse_set_target_port_groups(data: BytesLike) -> dict[int, int]:
+    """Group -> state. Raises ProtocolError for a list that ends within a descriptor."""
+    body = bytes(data[_SET_HEADER_LENGTH:])
+    if len(data) < _SET_HEADER_LENGTH or len(body) % _SET.size:
+        raise ProtocolError(f"a SET TARGET PORT GROUPS list of {len(data)} bytes is cut off")
+    rows = (_SET.parse(body[at:]) for at in range(0, len(body), _SET.size))
+    return {row["group"]: row["state"] for row in rows}
+
+
+def port_identifiers(page: DeviceIdentification) -> tuple[int | None, int | None]:
+    """The relative identifier and the group of the target port that answered with this page; None
+    where the page does not tell (SPC-4 7.8.6.6 and 7.8.6.7)."""
+
+    def number(kind: DesignatorType) -> int | None:
+        found = (each.value for each in page.designators if _of_port(each, kind))
+        return next((int.from_bytes(value[2:], "big") for value in found), None)
+
+    return number(DesignatorType.RELATIVE_TARGET_PORT), number(DesignatorType.TARGET_PORT_GROUP)
+
+
+def _of_port(designator: Designator, kind: DesignatorType) -> bool:
+    return (
+        designator.designator_type == kind
+        and designator.association == Association.TARGET_PORT
+        and len(designator.value) == _NUMBER_LENGTH
+    )

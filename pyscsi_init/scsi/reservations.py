@@ -13,8 +13,9 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, ProtocolError
 from .layout import BytesLike, Layout, flag, reserved, uint
+from .transport_id import TransportId, parse_transport_ids
 
 KEY_LENGTH = 8
 _LARGEST_KEY = (1 << 64) - 1
@@ -71,6 +72,29 @@ _PARAMETERS = Layout(
     flag("aptpl"),
     reserved(24),
 )
+_MOVE = Layout(
+    "the REGISTER AND MOVE parameter list",
+    uint("key", 64),
+    uint("service_action_key", 64),
+    reserved(8 + 6),
+    flag("unregister"),
+    flag("aptpl"),
+    uint("relative_target_port", 16),
+    uint("transport_id_length", 32),
+)
+_FULL_STATUS = Layout(
+    "a full status descriptor",
+    uint("key", 64),
+    reserved(32 + 6),
+    flag("all_target_ports"),
+    flag("holder"),
+    uint("scope", 4),
+    uint("reservation_type", 4),
+    reserved(32),
+    uint("relative_target_port", 16),
+    uint("length", 32),
+)
+_LIST_LENGTH = 4
 
 
 def persistent_reserve_length(data: BytesLike) -> int:
@@ -187,21 +211,120 @@ class ReservationCapabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReserveOutParameters:
-    """The 24 bytes of data of PERSISTENT RESERVE OUT, without TransportIDs."""
+    """The data of PERSISTENT RESERVE OUT: 24 bytes, and the TransportIDs where there are any."""
 
     key: int = 0
     """The key that this initiator is registered with; 0 to register anew."""
     service_action_key: int = 0
     """REGISTER: the new key, 0 to unregister; PREEMPT: the key to remove."""
     specify_initiator_ports: bool = False
+    """SPEC_I_PT: the ports in ``transport_ids`` are registered too."""
     all_target_ports: bool = False
     aptpl: bool = False
+    transport_ids: tuple[TransportId, ...] = ()
 
     @classmethod
     def parse(cls, data: BytesLike) -> ReserveOutParameters:
-        """Raises ProtocolError for less than 24 bytes."""
-        return cls(**_PARAMETERS.parse(data, minimum=_PARAMETERS.size))
+        """Raises ProtocolError for less than 24 bytes, or TransportIDs that are cut off."""
+        fields = _PARAMETERS.parse(data, minimum=_PARAMETERS.size)
+        more = bytes(data[_PARAMETERS.size :])
+        if not fields["specify_initiator_ports"] or not more:
+            return cls(**fields)
+        length = int.from_bytes(more[:_LIST_LENGTH], "big")
+        names = more[_LIST_LENGTH:]
+        if len(more) < _LIST_LENGTH or length != len(names):
+            raise ProtocolError(f"a list of TransportIDs of {length} bytes, {len(names)} are there")
+        return cls(**fields, transport_ids=parse_transport_ids(names))
 
     def build(self) -> bytes:
-        """24 bytes."""
-        return _PARAMETERS.build_from(self)
+        """24 bytes, and with SPEC_I_PT a list of TransportIDs after them."""
+        head = _PARAMETERS.build_from(self)
+        if not self.transport_ids:
+            return head
+        names = b"".join(each.build() for each in self.transport_ids)
+        return head + len(names).to_bytes(_LIST_LENGTH, "big") + names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterAndMoveParameters:
+    """The data of PERSISTENT RESERVE OUT REGISTER AND MOVE (SPC-4 6.16.4)."""
+
+    key: int
+    """The key of this initiator, which holds the reservation."""
+    service_action_key: int
+    """The key to register the new holder with; not 0."""
+    relative_target_port: int
+    transport_id: TransportId
+    unregister: bool = False
+    """UNREG: this initiator's registration goes."""
+    aptpl: bool = False
+
+    @classmethod
+    def parse(cls, data: BytesLike) -> RegisterAndMoveParameters:
+        """Raises ProtocolError where it, or its TransportID, is cut off."""
+        fields = _MOVE.parse(data, minimum=_MOVE.size)
+        length = fields.pop("transport_id_length")
+        name = bytes(data[_MOVE.size :])
+        if length != len(name):
+            raise ProtocolError(f"a TransportID of {length} bytes, {len(name)} are there")
+        return cls(**fields, transport_id=TransportId.parse(name))
+
+    def build(self) -> bytes:
+        """24 bytes and the TransportID."""
+        name = self.transport_id.build()
+        values = {each: getattr(self, each) for each in _MOVE.names if each in self.__slots__}
+        return _MOVE.build({**values, "transport_id_length": len(name)}) + name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """One registered I_T nexus, as READ FULL STATUS tells of it."""
+
+    key: int
+    transport_id: TransportId
+    """The initiator port."""
+    relative_target_port: int = 0
+    """Not valid where ``all_target_ports``."""
+    all_target_ports: bool = False
+    holder: bool = False
+    scope: int = 0
+    reservation_type: int = 0
+    """Of the reservation that this nexus holds."""
+
+    def build(self) -> bytes:
+        """The descriptor."""
+        name = self.transport_id.build()
+        values = {each: getattr(self, each) for each in _FULL_STATUS.names if each != "length"}
+        return _FULL_STATUS.build({**values, "length": len(name)}) + name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullStatus:
+    """READ FULL STATUS (SPC-4 6.15.5)."""
+
+    generation: int
+    registrations: tuple[Registration, ...] = ()
+
+    @classmethod
+    def parse(cls, data: BytesLike) -> FullStatus:
+        """The registrations that are there; a cut one is left out.
+
+        Raises ProtocolError for less than 8 bytes, and for a TransportID that cannot be read.
+        """
+        header = _HEADER.parse(data, minimum=_HEADER.size)
+        rest = bytes(data[_HEADER.size : persistent_reserve_length(data)])
+        found: list[Registration] = []
+        while len(rest) >= _FULL_STATUS.size:
+            fields = _FULL_STATUS.parse(rest)
+            end = _FULL_STATUS.size + fields.pop("length")
+            if end > len(rest):
+                break
+            name = TransportId.parse(rest[_FULL_STATUS.size : end])
+            found.append(Registration(**fields, transport_id=name))
+            rest = rest[end:]
+        return cls(generation=header["generation"], registrations=tuple(found))
+
+    def build(self) -> bytes:
+        """The whole answer."""
+        body = b"".join(each.build() for each in self.registrations)
+        return _HEADER.build({"generation": self.generation, "additional_length": len(body)}) + body

@@ -31,6 +31,7 @@ _IMMED = 0x02
 _ANCHOR = 0x10
 _UNMAP_BIT = 0x08
 _NDOB = 0x01
+_LARGEST_BYTE_CHECK = 3
 
 LARGEST_LBA_10 = 0xFFFF_FFFF
 LARGEST_TRANSFER_10 = 0xFFFF
@@ -134,6 +135,32 @@ def compare_and_write(lba: int, blocks: int, fua: bool = False, dpo: bool = Fals
     """COMPARE AND WRITE (5.2): the data are ``blocks`` to compare, then ``blocks`` to write."""
     flags = (_FUA if fua else 0) | (_DPO if dpo else 0)
     return _COMPARE_AND_WRITE.pack(Opcode.COMPARE_AND_WRITE, flags, lba, blocks)
+
+
+def verify_10(lba: int, blocks: int, byte_check: int = 0, dpo: bool = False) -> bytes:
+    """VERIFY(10) (5.29). ``byte_check``: a :class:`ByteCheck`, what the data are compared with."""
+    return _RANGE_10.pack(Opcode.VERIFY_10, _verify_flags(byte_check, dpo), lba, blocks)
+
+
+def verify_16(lba: int, blocks: int, byte_check: int = 0, dpo: bool = False) -> bytes:
+    """VERIFY(16) (5.31)."""
+    return _RANGE_16.pack(Opcode.VERIFY_16, _verify_flags(byte_check, dpo), lba, blocks)
+
+
+def write_and_verify_10(lba: int, blocks: int, byte_check: int = 0, dpo: bool = False) -> bytes:
+    """WRITE AND VERIFY(10) (5.36): written to the medium itself, and read from there."""
+    return _RANGE_10.pack(Opcode.WRITE_AND_VERIFY_10, _verify_flags(byte_check, dpo), lba, blocks)
+
+
+def write_and_verify_16(lba: int, blocks: int, byte_check: int = 0, dpo: bool = False) -> bytes:
+    """WRITE AND VERIFY(16) (5.38)."""
+    return _RANGE_16.pack(Opcode.WRITE_AND_VERIFY_16, _verify_flags(byte_check, dpo), lba, blocks)
+
+
+def _verify_flags(byte_check: int, dpo: bool) -> int:
+    if not 0 <= byte_check <= _LARGEST_BYTE_CHECK:
+        raise LocalProtocolError(f"BYTCHK has two bits and cannot be {byte_check}")
+    return byte_check << 1 | (_DPO if dpo else 0)
 
 
 def start_stop_unit(*, start: bool, load_eject: bool = False, immed: bool = False) -> bytes:

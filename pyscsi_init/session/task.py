@@ -24,7 +24,17 @@ NO_DEADLINE = 0.0
 
 
 class Replay(enum.Enum):
-    """What may be done with a command whose connection died before its status came."""
+    """What may be done with a command whose connection died before its status came.
+
+    SAFE are the commands that only ask (INQUIRY, READ, VERIFY, GET LBA STATUS, PERSISTENT RESERVE
+    IN, REPORT TARGET PORT GROUPS), those that leave the same blocks however often they are done
+    (WRITE, WRITE AND VERIFY, WRITE SAME, UNMAP), SYNCHRONIZE CACHE, and of PERSISTENT RESERVE OUT
+    RESERVE and RELEASE, which an initiator that lost its registration cannot repeat.
+
+    NEVER are COMPARE AND WRITE (the second one compares with what the first one wrote), the other
+    actions of PERSISTENT RESERVE OUT (a second REGISTER could bring back a node that was fenced
+    in between), SET TARGET PORT GROUPS, and every command that is not ours.
+    """
 
     SAFE = "send again: doing it twice is the same as doing it once"
     NEVER = "end with OutcomeUnknown"

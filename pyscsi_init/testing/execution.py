@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One SCSI command from its CDB to its result, in the order in which SAM checks things.
 
-Logical unit, unit attention, operation code, reservation, medium, write protection, and then the
-handler. Whatever a handler raises ends here as status and sense. Knows no PDU and no session.
+Logical unit, unit attention, operation code, access state, reservation, medium, write protection,
+and then the handler. Whatever a handler raises ends here as status and sense. Knows no PDU and no
+session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import block, mode, primary, provisioning, reserve
+from . import block, mode, ports, primary, provisioning, reserve
 from .commands import Command, find, lookup
 from .conditions import (
     CHECK_CONDITION,
@@ -28,7 +29,7 @@ from .inquiry import inquire
 from .sense import encode_sense
 from .unit import LogicalUnit
 
-HANDLER_MODULES = (block, mode, primary, provisioning, reserve)
+HANDLER_MODULES = (block, mode, ports, primary, provisioning, reserve)
 """Importing them fills the registry."""
 
 CHANGES_MEDIUM = WRITES | {0x8B}
@@ -117,6 +118,7 @@ def _admit(unit: LogicalUnit, command: Command) -> None:
             raise Condition(attention)
     entry = lookup(command.cdb)
     unit.commands[entry.opcode] += 1
+    ports.check_access_state(unit, command.nexus, entry.opcode)
     unit.reservations.check(command.nexus, entry.access)
     if entry.needs_medium and not unit.started:
         raise Condition(INITIALIZING_COMMAND_REQUIRED)

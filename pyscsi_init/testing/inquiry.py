@@ -34,8 +34,11 @@ def _text(value: str, width: int) -> bytes:
 
 def standard_data(unit: LogicalUnit | None) -> bytes:
     """Standard INQUIRY data, 96 bytes; without a unit those of an empty LUN."""
+    # TPGS: access states that change by themselves, or on request too.
+    groups = 0 if unit is None or not unit.access_states else 0x10
+    groups |= 0x20 if unit is not None and unit.explicit_access_states else 0
     # Byte 3: HISUP and response data format 2; byte 7: CMDQUE.
-    head = bytes((NO_LOGICAL_UNIT if unit is None else 0, 0, 0x06, 0x12, 91, 0, 0, 0x02))
+    head = bytes((NO_LOGICAL_UNIT if unit is None else 0, 0, 0x06, 0x12, 91, groups, 0, 0x02))
     if unit is None:
         names = _text("PYSCSI", 8) + _text("NO LOGICAL UNIT", 16) + _text("", 4)
     else:
@@ -66,6 +69,7 @@ def _device_identification(unit: LogicalUnit, command: Command) -> bytes:
         _designator(1, 0, 3, unit.naa)
         + _designator(2, 0, 1, _text(unit.vendor, 8) + unit.disk.serial.encode("ascii", "replace"))
         + _designator(1, 1, 4, bytes(2) + tag.to_bytes(2, "big"))
+        + _designator(1, 1, 5, bytes(2) + tag.to_bytes(2, "big"))
         + _designator(3, 1, 8, port)
     )
 

@@ -47,7 +47,7 @@ for _action in range(4):
     command(0x5E, "1f 00 00 00 00 00 ff ff 07", service_action=_action, access=Access.ALWAYS)(
         _persistent_reserve_in
     )
-for _action in range(7):
+for _action in range(8):
     command(
         0x5F,
         "1f ff 00 00 ff ff ff ff 07",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..names import check_iscsi_name
-from .conditions import POWER_ON_OR_RESET, REPORTED_LUNS_DATA_HAS_CHANGED
+from .conditions import POWER_ON_OR_RESET, REPORTED_LUNS_DATA_HAS_CHANGED, Nexus
 from .disk import Disk
 from .faults import Faults
 from .settings import ChapAccounts, Redirect, TargetChap, TargetSettings, chap_accounts
@@ -76,7 +76,7 @@ class Target:
 
     def _put(self, lun: int, disk: Disk | LogicalUnit) -> LogicalUnit:
         unit = disk if isinstance(disk, LogicalUnit) else LogicalUnit(disk)
-        unit.abort_port.append(self._abort_port)
+        unit.abort_nexus.append(self._abort_nexus)
         unit.announce_capacity_change = self.settings.unit_attention_on_capacity_change
         self.luns[lun] = unit
         return unit
@@ -93,7 +93,7 @@ class Target:
     def remove_lun(self, lun: int, *, announce: bool = True) -> LogicalUnit:
         """Take a logical unit away: commands for its LUN find none (5/25/00)."""
         unit = self.luns.pop(lun)
-        unit.abort_port.remove(self._abort_port)
+        unit.abort_nexus.remove(self._abort_nexus)
         for session in self.sessions:
             unit.detach(session.nexus)
         if announce:
@@ -139,7 +139,7 @@ class Target:
                 for unit in self.luns.values():
                     unit.detach(session.nexus)
 
-    def _abort_port(self, unit: LogicalUnit, initiator_port: str) -> None:
+    def _abort_nexus(self, unit: LogicalUnit, nexus: Nexus) -> None:
         for session in self.sessions:
-            if session.nexus.initiator_port == initiator_port:
+            if session.nexus == nexus:
                 session.abort_tasks(lambda task: task.unit is unit)

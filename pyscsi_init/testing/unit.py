@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .conditions import (
+    ASYMMETRIC_ACCESS_STATE_CHANGED,
     BUS_DEVICE_RESET_FUNCTION_OCCURRED,
     CAPACITY_DATA_HAS_CHANGED,
     INQUIRY_DATA_HAS_CHANGED,
@@ -48,9 +49,13 @@ class LogicalUnit:
         self.revision = revision
         self.nexuses: dict[Nexus, list[SenseCode]] = {}
         """Each nexus that is logged in, with the attentions that wait for it."""
-        self.reservations = Reservations(self._attention_for_port, self._abort_port)
-        self.abort_port: list[Callable[[LogicalUnit, str], None]] = []
-        """Called to end the tasks of an initiator port on this unit (PREEMPT AND ABORT)."""
+        self.reservations = Reservations(self.attention_for, self._abort_nexus, self._ports)
+        self.abort_nexus: list[Callable[[LogicalUnit, Nexus], None]] = []
+        """Called to end the tasks of a nexus on this unit (PREEMPT AND ABORT)."""
+        self.access_states: dict[int, int] = {}
+        """Target port group -> access state (ALUA); see :meth:`set_access_state`."""
+        self.explicit_access_states = False
+        """SET TARGET PORT GROUPS is known."""
         self.commands: Counter[int] = Counter()
         self.started = True
         self.software_write_protect = False
@@ -103,6 +108,18 @@ class LogicalUnit:
         if announce:
             self.attention(INQUIRY_DATA_HAS_CHANGED)
         return old
+
+    def set_access_state(self, group: int, state: int, *, by: Nexus | None = None) -> None:
+        """Give a target port group an access state (0 active/optimized, 1 active/non-optimized,
+        2 standby, 3 unavailable, Fh transitioning); every nexus but the one that asked finds
+        ASYMMETRIC ACCESS STATE CHANGED. A group is a portal group: its number is the tag."""
+        if self.access_states.get(group) != state:
+            self.access_states[group] = state
+            self.attention(ASYMMETRIC_ACCESS_STATE_CHANGED, but=by)
+
+    def access_state(self, nexus: Nexus) -> int:
+        """The access state of the port of a nexus; active/optimized where no group was made."""
+        return self.access_states.get(nexus.target_portal_group_tag, 0)
 
     def attention(self, code: SenseCode, *, but: Nexus | None = None) -> None:
         """Leave a unit attention for every nexus except ``but``."""
@@ -158,11 +175,9 @@ class LogicalUnit:
         else:
             callback()
 
-    def _attention_for_port(self, initiator_port: str, code: SenseCode) -> None:
-        for nexus in self.nexuses:
-            if nexus.initiator_port == initiator_port:
-                self.attention_for(nexus, code)
+    def _abort_nexus(self, nexus: Nexus) -> None:
+        for callback in self.abort_nexus:
+            callback(self, nexus)
 
-    def _abort_port(self, initiator_port: str) -> None:
-        for callback in self.abort_port:
-            callback(self, initiator_port)
+    def _ports(self) -> set[int]:
+        return {nexus.target_portal_group_tag for nexus in self.nexuses} | set(self.access_states)

@@ -17,6 +17,7 @@ import anyio
 
 from ..errors import (
     ConnectError,
+    IllegalRequest,
     IscsiError,
     UnitAttention,
 )
@@ -45,6 +46,9 @@ from .sockets import Connector, connect
 log = logging.getLogger("pyscsi_init.session")
 
 MAX_UNIT_ATTENTIONS = 16
+INVALID_OPCODE = 0x20
+"""INVALID COMMAND OPERATION CODE (05/20/00)."""
+
 MAX_LUN_LIST = 2**20
 """Bytes of a REPORT LUNS answer: 131,071 LUNs."""
 
@@ -226,10 +230,11 @@ class Session:
         return result
 
     async def report_luns(self) -> tuple[bytes, ...]:
-        """The LUNs of the target, eight bytes each, as it lists them (REPORT LUNS).
+        """The LUNs of the target, eight bytes each, as it lists them (REPORT LUNS). A target that
+        does not know the command has LUN 0 at most, which may be no disk.
 
         Raises:
-            ScsiError: the target does not know the command, or refuses it.
+            ScsiError: another refusal.
         """
         length = 4096
         while True:
@@ -240,6 +245,10 @@ class Session:
                 except UnitAttention:
                     if attempt == MAX_UNIT_ATTENTIONS - 1:
                         raise
+                except IllegalRequest as error:
+                    if error.asc != INVALID_OPCODE:
+                        raise
+                    return (bytes(8),)
                 else:
                     data = answer.data
                     break

@@ -146,7 +146,7 @@ async def test_an_untold_shrink_is_found_by_the_error() -> None:
         sizes: list[int] = []
         lun.size_changed.append(sizes.append)
         target.luns[0].grow(8 * MEBI)
-        with pytest.raises(IllegalRequest):
+        with pytest.raises(OutOfRange, match="21/00"):
             await lun.read(12 * MEBI, 512)
         await until(lambda: sizes)
         assert sizes == [8 * MEBI]

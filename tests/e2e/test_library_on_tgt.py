@@ -190,6 +190,7 @@ async def test_discovery_and_luns(tgt: TgtServer, tmp_path: Path) -> None:
         assert len(answer.data) == 36
 
 
+@pytest.mark.quirk("Q-16")
 async def test_what_cannot_be_opened(tgt: TgtServer, tmp_path: Path) -> None:
     tid = tgt.new_target(IQN)
     tgt.add_lun(tid, 1, tmp_path / "disk", size_bytes=16 * MEBI)

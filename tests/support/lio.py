@@ -95,9 +95,16 @@ class LioServer:
         self.close()
 
     def _load(self) -> None:
-        loads = "\n".join(f"modprobe -d /mnt {name} 2>/dev/null || true" for name in MODULES)
-        self.guest.run(f"{loads}\nmount -t configfs configfs /sys/kernel/config")
-        self.guest.run(f"mkdir -p {CONFIGFS}/iscsi")
+        def load(names: tuple[str, ...]) -> str:
+            return "\n".join(f"modprobe -d /mnt {name} 2>/dev/null || true" for name in names)
+
+        # LIO writes a file at every PERSISTENT RESERVE OUT, and where it lies can be said only
+        # before a fabric module is there.
+        self.guest.run(
+            f"{load(MODULES[:2])}\nmount -t configfs configfs /sys/kernel/config\n"
+            f"mkdir -p /mnt/target/pr\nprintf %s /mnt/target >{CONFIGFS}/dbroot"
+        )
+        self.guest.run(f"{load(MODULES[2:])}\nmkdir -p {CONFIGFS}/iscsi")
 
     @property
     def portal(self) -> str:

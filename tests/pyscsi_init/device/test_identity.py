@@ -23,6 +23,7 @@ OLD = Identity(("naa.1", "eui.2"), "SER", "V", "P", 512, 1000)
 BLOCK = 512
 
 
+@pytest.mark.conformance("SCSI-016")
 @pytest.mark.parametrize(
     ("change", "error"),
     [

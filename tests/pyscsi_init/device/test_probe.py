@@ -51,6 +51,7 @@ def test_an_ordinary_disk() -> None:
     assert found.block_limits is None
 
 
+@pytest.mark.conformance("SCSI-004")
 def test_unit_attentions_may_come_at_any_step() -> None:
     for position in range(12):
         unit = Unit()
@@ -89,6 +90,7 @@ def _broken_pages(unit: Unit) -> None:
     }
 
 
+@pytest.mark.conformance("SCSI-015")
 @pytest.mark.parametrize("change", [_no_vpd, _evpd_ignored, _list_lies, _broken_pages])
 def test_scsi_015_pages_are_optional_and_may_be_broken(change: Change) -> None:
     unit = Unit()
@@ -98,6 +100,7 @@ def test_scsi_015_pages_are_optional_and_may_be_broken(change: Change) -> None:
     assert found.identity.designators == ()
 
 
+@pytest.mark.conformance("SCSI-015")
 def test_scsi_015_pages_that_are_not_listed_are_not_asked() -> None:
     unit = Unit()
     unit.pages[0xB0] = page(0xB0, bytes(60))
@@ -110,12 +113,14 @@ def test_scsi_015_pages_that_are_not_listed_are_not_asked() -> None:
     assert asked == [0x00, 0x80, 0x83]
 
 
+@pytest.mark.conformance("SCSI-014")
 def test_scsi_014_a_long_page_is_fetched_in_two_steps() -> None:
     unit = Unit()
     unit.pages[0x80] = page(0x80, b"S" * 400)
     assert facts(unit).identity.serial_number == "S" * 400
 
 
+@pytest.mark.conformance("SCSI-016")
 def test_scsi_016_a_failure_that_may_pass_is_not_another_identity() -> None:
     """In the barrier "no designators" would be another unit, and the volume would be lost."""
     unit = Unit()
@@ -124,6 +129,8 @@ def test_scsi_016_a_failure_that_may_pass_is_not_another_identity() -> None:
         unit.run(probe_identity("LUN 0"))
 
 
+@pytest.mark.conformance("SCSI-019")
+@pytest.mark.conformance("SCSI-012")
 @pytest.mark.parametrize("answer", [NOT_SUPPORTED, INVALID_FIELD, b"", bytes(8)])
 def test_scsi_019_read_capacity_10_where_16_is_not_known(answer: Outcome | bytes) -> None:
     unit = Unit()
@@ -133,6 +140,7 @@ def test_scsi_019_read_capacity_10_where_16_is_not_known(answer: Outcome | bytes
     assert (capacity.blocks, capacity.block_size, capacity.provisioned) == (1 << 20, 4096, False)
 
 
+@pytest.mark.conformance("SCSI-019")
 def test_scsi_019_too_large_for_10_and_no_16() -> None:
     """FFFFFFFFh is no capacity: a disk cut at 2 TiB would look as if it had shrunk."""
     unit = Unit()
@@ -150,6 +158,7 @@ def test_scsi_019_a_failing_16_is_no_reason_for_10() -> None:
     assert READ_CAPACITY_10 not in unit.sent
 
 
+@pytest.mark.conformance("SCSI-019")
 @pytest.mark.parametrize("size", [512, 1024, 2048, 4096, 65536])
 def test_scsi_019_block_sizes(size: int) -> None:
     unit = Unit(blocks=1 << 40, size=size)
@@ -157,6 +166,7 @@ def test_scsi_019_block_sizes(size: int) -> None:
     assert (capacity.blocks, capacity.block_size) == (1 << 40, size)
 
 
+@pytest.mark.conformance("SCSI-019")
 @pytest.mark.parametrize("size", [520, 528, 256, 131072, 768])
 def test_scsi_019_block_sizes_that_cannot_be_a_file(size: int) -> None:
     unit = Unit(size=size)
@@ -164,6 +174,8 @@ def test_scsi_019_block_sizes_that_cannot_be_a_file(size: int) -> None:
         unit.run(probe_capacity("LUN 0"))
 
 
+@pytest.mark.conformance("SCSI-018")
+@pytest.mark.conformance("SCSI-019")
 def test_scsi_019_thin_and_physical_blocks() -> None:
     unit = Unit()
     unit.answers[READ_CAPACITY_16] = (
@@ -184,6 +196,8 @@ CACHING_ON = bytes([0x08, 0x12, 0x04]) + bytes(17)
 CACHING_OFF = bytes([0x08, 0x12, 0x00]) + bytes(17)
 
 
+@pytest.mark.conformance("SCSI-020")
+@pytest.mark.conformance("SCSI-012")
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
@@ -207,6 +221,7 @@ def test_scsi_020_modes(
     assert unit.run(probe_modes()) == expected
 
 
+@pytest.mark.conformance("SCSI-013")
 @pytest.mark.parametrize(
     ("standard", "error"),
     [
@@ -258,6 +273,7 @@ def test_a_short_read_of_the_start_is_no_start(data: bytes) -> None:
     assert unit.sent == [READ_10]
 
 
+@pytest.mark.conformance("SCSI-016")
 def test_designators_of_the_port_say_nothing_of_the_unit() -> None:
     unit = Unit()
     port = bytes([0x01, 0x13, 0, 8]) + (0x5 << 60 | 9).to_bytes(8, "big")

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.anyio
 # -- what the unit says -------------------------------------------------------------------------
 
 
+@pytest.mark.conformance("SCSI-003")
 async def test_scsi_003_a_lost_write_is_told_to_who_flushes(expect_logs: ExpectLogs) -> None:
     """A deferred error says that an acknowledged write is lost: the command that carried the news
     goes on, the next flush must not say that all is well; the one after it may."""
@@ -76,6 +77,7 @@ async def test_scsi_003_a_lost_write_is_told_to_who_flushes(expect_logs: ExpectL
         await unit.flush()
 
 
+@pytest.mark.conformance("SCSI-007")
 @pytest.mark.parametrize("status", [0x08, 0x28])
 async def test_scsi_007_busy_for_ever_is_an_error(
     status: int, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +90,7 @@ async def test_scsi_007_busy_for_ever_is_an_error(
         assert len(rule.caught) == 4
 
 
+@pytest.mark.conformance("SCSI-005")
 async def test_scsi_005_a_storm_of_unit_attentions_ends() -> None:
     async with device() as (target, unit):
         rule = target.faults.check_condition(6, 0x29, 0, times=100_000, opcodes=WRITES)
@@ -134,6 +137,7 @@ async def test_errors_of_the_medium_are_told_at_once(key: tuple[int, int, int]) 
 # -- FUA, flushes, fallbacks ---------------------------------------------------------------------
 
 
+@pytest.mark.conformance("SCSI-025")
 @pytest.mark.parametrize("write_cache", [None, True, False])
 @pytest.mark.parametrize("operation", [Operation.WRITE, Operation.WRITE_ZEROES])
 async def test_fua_on_a_unit_that_does_not_know_it(
@@ -180,6 +184,7 @@ async def test_emulated_fua_that_fails_leaves_nothing() -> None:
         assert not unit._tasks
 
 
+@pytest.mark.conformance("SCSI-025")
 @pytest.mark.parametrize("write_cache", [None, True])
 @pytest.mark.parametrize("fua", [True, False])
 async def test_a_unit_without_synchronize_cache(write_cache: bool | None, fua: bool) -> None:
@@ -198,6 +203,7 @@ async def test_a_unit_without_synchronize_cache(write_cache: bool | None, fua: b
             assert not unit.commands.flush_needed
 
 
+@pytest.mark.conformance("SCSI-026")
 async def test_discards_fall_back_and_end() -> None:
     disk = RamDisk(4 * MEBI, thin=True)
     async with device(make_target(disk)) as (target, unit):
@@ -217,6 +223,7 @@ async def test_discards_fall_back_and_end() -> None:
         assert unit.watch.witness.contents == ()
 
 
+@pytest.mark.conformance("SCSI-027")
 async def test_zeros_fall_back_to_writes() -> None:
     async with device() as (target, unit):
         await unit.write(FAR, b"x" * 8 * BLOCK)

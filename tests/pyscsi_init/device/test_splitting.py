@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,7 @@ def test_pieces_of_a_write() -> None:
     assert seen == [True] * 3
 
 
+@pytest.mark.conformance("SCSI-026")
 def test_discards_are_cut_at_whole_granules() -> None:
     device, fault = stack()
     send(device, Operation.DISCARD, 2 * BLOCK, 25 * BLOCK)
@@ -91,6 +93,7 @@ def test_pieces_in_flight_are_bounded() -> None:
     assert fault.statistics.max_in_flight == 4
 
 
+@pytest.mark.conformance("SCSI-023")
 def test_first_error_in_offset_order_wins() -> None:
     device, fault = stack()
     fault.fail(BAD, Match(start=4 * BLOCK, end=8 * BLOCK), after=True)

@@ -30,6 +30,7 @@ READY = Command(unit_ready(), 0, "TEST UNIT READY")
 BECOMING = check(2, 0x04, 0x01)
 
 
+@pytest.mark.conformance("SCSI-004")
 @pytest.mark.parametrize("count", [0, 1, 3, MAX_UNIT_ATTENTIONS])
 def test_scsi_004_unit_attentions_are_taken(count: int) -> None:
     unit = Unit()
@@ -39,6 +40,7 @@ def test_scsi_004_unit_attentions_are_taken(count: int) -> None:
     assert len(unit.sent) == count + 1
 
 
+@pytest.mark.conformance("SCSI-004")
 def test_scsi_004_but_not_for_ever() -> None:
     unit = Unit()
     unit.first = [POWER_ON] * 1000
@@ -47,12 +49,14 @@ def test_scsi_004_but_not_for_ever() -> None:
     assert len(unit.sent) == MAX_UNIT_ATTENTIONS + 1
 
 
+@pytest.mark.conformance("SCSI-003")
 def test_scsi_003_a_deferred_error_is_of_another_command() -> None:
     unit = Unit()
     unit.first = [check(3, 0x11, deferred=True)]
     assert unit.run(ask(READY)) == Outcome()
 
 
+@pytest.mark.conformance("SCSI-007")
 @pytest.mark.parametrize("status", [0x08, 0x28])
 def test_scsi_007_busy_is_waited_for(status: int) -> None:
     unit = Unit()
@@ -66,6 +70,7 @@ def test_scsi_007_busy_is_waited_for(status: int) -> None:
     assert len(unit.pauses) == 3 + MAX_NOT_READY
 
 
+@pytest.mark.conformance("SCSI-010")
 def test_scsi_010_becoming_ready_is_waited_for() -> None:
     unit = Unit()
     unit.first = [BECOMING] * 5
@@ -107,6 +112,7 @@ def test_other_answers_are_told(outcome: Outcome, error: type[ScsiError]) -> Non
     assert len(unit.sent) == 1
 
 
+@pytest.mark.conformance("SCSI-012")
 def test_scsi_012_only_what_is_not_known_is_an_absence() -> None:
     """Any other failure may pass; taken for "no such page" it would make another unit of this."""
     unit = Unit()

@@ -70,6 +70,7 @@ def request(operation: Operation, offset: int, length: int, *, fua: bool = False
     return BlockRequest(operation, offset, length, buffer, lambda _: None, fua=fua)
 
 
+@pytest.mark.conformance("SCSI-022")
 @pytest.mark.parametrize(
     ("lba", "blocks", "opcode"),
     [
@@ -94,6 +95,7 @@ def test_scsi_022_ten_bytes_as_far_as_they_reach(lba: int, blocks: int, opcode: 
     assert decoded.blocks == blocks
 
 
+@pytest.mark.conformance("SCSI-022")
 @pytest.mark.parametrize("dpofua", [True, False])
 def test_scsi_022_fua_only_where_it_is_known(dpofua: bool) -> None:
     unit = commands(dpofua=dpofua)
@@ -104,6 +106,8 @@ def test_scsi_022_fua_only_where_it_is_known(dpofua: bool) -> None:
     assert not unit.build(request(Operation.WRITE, 0, 512))[0][1] & 0x08
 
 
+@pytest.mark.conformance("SCSI-017")
+@pytest.mark.quirk("Q-19")
 @pytest.mark.parametrize(
     ("settings", "limits", "size", "expected"),
     [
@@ -126,6 +130,7 @@ def test_scsi_017_the_largest_transfer(
 ALL = {"lbpu": True, "lbpws": True, "lbpws10": True}
 
 
+@pytest.mark.conformance("SCSI-018")
 @pytest.mark.parametrize(
     ("thin", "provisioning", "can"),
     [
@@ -143,6 +148,7 @@ def test_scsi_018_discard_only_where_it_is_offered(
     assert commands(thin=thin, provisioning=provisioning).can_discard is can
 
 
+@pytest.mark.conformance("SCSI-026")
 @given(
     st.fixed_dictionaries({name: st.booleans() for name in ("lbpu", "lbpws", "lbpws10")}).filter(
         lambda known: any(known.values())
@@ -183,6 +189,7 @@ def test_discards_fit_their_command_whatever_is_refused(
     assert len(seen) == len(set(seen)) <= 3
 
 
+@pytest.mark.conformance("SCSI-027")
 def test_scsi_027_zeros_by_what_the_unit_knows() -> None:
     unit = commands()
     wanted = request(Operation.WRITE_ZEROES, 512, 8192)
@@ -199,6 +206,7 @@ def test_scsi_027_zeros_by_what_the_unit_knows() -> None:
     assert len(data) == 8192
 
 
+@pytest.mark.conformance("SCSI-027")
 def test_scsi_027_beyond_ten_bytes() -> None:
     unit = commands(blocks=1 << 40)
     cdb, _, _ = unit.build(request(Operation.WRITE_ZEROES, (1 << 33) * 512, 512))
@@ -209,6 +217,7 @@ def test_scsi_027_beyond_ten_bytes() -> None:
     assert cdb[0] == Opcode.WRITE_16
 
 
+@pytest.mark.conformance("SCSI-025")
 @pytest.mark.parametrize(
     ("write_cache", "needed", "learnt"),
     [(None, True, True), (True, True, False), (False, False, True)],
@@ -240,6 +249,7 @@ def test_reads_and_writes_have_no_other_way() -> None:
         assert not unit.learn(operation, cdb[0], NOT_KNOWN)
 
 
+@pytest.mark.quirk("Q-20")
 def test_tmo_002_times() -> None:
     settings = Settings(command_timeout=30, flush_timeout=180)
     unit = commands(settings)

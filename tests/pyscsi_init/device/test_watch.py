@@ -32,6 +32,7 @@ from tests.support.python_target import (
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.conformance("SCSI-006")
 async def test_scsi_006_asy_002_growth_told_without_a_command() -> None:
     """RFC 7143 11.9.1: an asynchronous SCSI event makes us look, like a unit attention does."""
     disk = RamDisk(4 * MEBI)
@@ -48,6 +49,7 @@ async def test_scsi_006_asy_002_growth_told_without_a_command() -> None:
         await unit.write(6 * MEBI, bytes(BLOCK))
 
 
+@pytest.mark.conformance("SCSI-006")
 async def test_scsi_006_growth_then_shrinking_under_a_loss_is_found(
     expect_logs: ExpectLogs,
 ) -> None:
@@ -69,6 +71,7 @@ async def test_scsi_006_growth_then_shrinking_under_a_loss_is_found(
 # -- is it still the same ------------------------------------------------------------------------
 
 
+@pytest.mark.conformance("SCSI-016")
 async def test_nothing_is_sent_while_it_may_be_another_unit(expect_logs: ExpectLogs) -> None:
     """The medium changed under us: the write that heard of it, and all that come after, wait; none
     of them ever reaches the stranger."""

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyscsi_init.errors import ProtocolError
-from pyscsi_init.scsi import AccessState, TargetPortGroup, TargetPortGroups
+from pyscsi_init.scsi import (
+    AccessState,
+    Association,
+    Designator,
+    DesignatorType,
+    DeviceIdentification,
+    TargetPortGroup,
+    TargetPortGroups,
+    parse_set_target_port_groups,
+    port_identifiers,
+    set_target_port_groups_parameters,
+)
 
 GROUPS = bytes.fromhex(
     "80 ff 0001 00 02 00 02 0000 0001 0000 0002"  # preferred, active/optimized, two ports
@@ -24,6 +35,7 @@ EXPECTED = (
 )
 
 
+@pytest.mark.conformance("SCSI-030")
 @pytest.mark.parametrize(("data", "seconds"), [(PLAIN, None), (EXTENDED, 30)])
 def test_both_headers(data: bytes, seconds: int | None) -> None:
     report = TargetPortGroups.parse(data)
@@ -40,6 +52,7 @@ def test_state_of_a_group() -> None:
     assert [group.usable for group in report.groups] == [True, False]
 
 
+@pytest.mark.conformance("SCSI-030")
 @pytest.mark.parametrize(
     ("state", "usable"),
     [
@@ -93,3 +106,34 @@ def test_any_bytes_are_parsed_or_a_protocol_error(data: bytes) -> None:
         TargetPortGroups.parse(memoryview(data))
     except ProtocolError:
         assert len(data) < 4
+
+
+@pytest.mark.conformance("SCSI-030")
+def test_set_list_golden() -> None:
+    data = bytes.fromhex("00000000 00 00 0001 02 00 0102")
+    states = {1: AccessState.ACTIVE_OPTIMIZED, 0x102: AccessState.STANDBY}
+    assert set_target_port_groups_parameters(states) == data
+    assert parse_set_target_port_groups(data) == states
+    for cut in (0, 3, 5, 11):
+        with pytest.raises(ProtocolError):
+            parse_set_target_port_groups(data[:cut])
+
+
+def _number(kind: int, value: str, association: int = Association.TARGET_PORT) -> Designator:
+    return Designator(designator_type=kind, value=bytes.fromhex(value), association=association)
+
+
+@pytest.mark.conformance("SCSI-030")
+def test_the_port_that_answered() -> None:
+    port, group = DesignatorType.RELATIVE_TARGET_PORT, DesignatorType.TARGET_PORT_GROUP
+    page = DeviceIdentification(
+        (
+            _number(port, "00000009", Association.LOGICAL_UNIT),
+            _number(group, "0102"),  # too short to be one
+            _number(group, "00000102"),
+            _number(port, "00000003"),
+            _number(port, "00000004"),
+        )
+    )
+    assert port_identifiers(page) == (3, 0x102)
+    assert port_identifiers(DeviceIdentification(())) == (None, None)

@@ -30,11 +30,13 @@ def test_ten(wire: str, blocks: int, block_length: int, too_large: bool) -> None
     assert capacity.build() == bytes.fromhex(wire)
 
 
+@pytest.mark.conformance("SCSI-019")
 def test_a_size_beyond_32_bits_is_said_as_all_ones() -> None:
     capacity = ReadCapacity10(last_logical_block_address=1 << 33, block_length=512)
     assert capacity.build() == bytes.fromhex("ffffffff 00000200")
 
 
+@pytest.mark.conformance("SCSI-019")
 def test_sixteen_golden() -> None:
     capacity = ReadCapacity16.parse(GOLDEN_16)
     assert capacity == ReadCapacity16(
@@ -53,12 +55,14 @@ def test_sixteen_golden() -> None:
     assert capacity.build() == GOLDEN_16
 
 
+@pytest.mark.conformance("SCSI-019")
 def test_twelve_bytes_are_enough() -> None:
     capacity = ReadCapacity16.parse(GOLDEN_16[:12])
     assert (capacity.blocks, capacity.block_length) == (0x1_0000_0001, 4096)
     assert not capacity.lbpme
 
 
+@pytest.mark.conformance("SCSI-019")
 @pytest.mark.parametrize(
     ("kind", "data"),
     [

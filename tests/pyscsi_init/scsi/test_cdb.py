@@ -90,6 +90,10 @@ BUILT = [
     sbc.unmap(24, anchor=True),
     sbc.write_same_10(1, 2, unmap=True, anchor=True),
     sbc.compare_and_write(5, 1, fua=True),
+    sbc.verify_10(5, 2, 1, dpo=True),
+    sbc.verify_16(5, 2, 3),
+    sbc.write_and_verify_10(5, 2, 1),
+    sbc.write_and_verify_16(5, 2, dpo=True),
     sbc.start_stop_unit(start=True, load_eject=True, immed=True),
 ]
 

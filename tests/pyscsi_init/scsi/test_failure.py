@@ -31,6 +31,7 @@ def test_a_medium_error_in_one_sentence() -> None:
     assert error.status == Status.CHECK_CONDITION
 
 
+@pytest.mark.conformance("SCSI-011")
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -58,6 +59,7 @@ def test_parsed_sense_is_taken_as_well() -> None:
     assert isinstance(scsi_error(2, sense, WHAT), errors.IllegalRequest)
 
 
+@pytest.mark.conformance("SCSI-011")
 @pytest.mark.parametrize(
     ("sense", "part"),
     [
@@ -73,6 +75,7 @@ def test_details(sense: bytes, part: str) -> None:
     assert part in str(scsi_error(Status.CHECK_CONDITION, sense, WHAT))
 
 
+@pytest.mark.conformance("SCSI-009")
 @pytest.mark.parametrize(
     ("status", "kind", "part"),
     [

@@ -13,6 +13,7 @@ from pyscsi_init.scsi import StandardInquiry
 GOLDEN = bytes.fromhex("00 80 06 12 1f 31 10 02") + b"LIO-ORG disk0           4.0 "
 
 
+@pytest.mark.conformance("SCSI-013")
 def test_golden() -> None:
     inquiry = StandardInquiry.parse(GOLDEN)
     assert inquiry == StandardInquiry(
@@ -33,6 +34,7 @@ def test_what_is_built_differs_from_the_golden_data_only_in_obsolete_bits() -> N
     assert built == GOLDEN[:6] + b"\0" + GOLDEN[7:]
 
 
+@pytest.mark.conformance("SCSI-013")
 @pytest.mark.parametrize(
     ("first", "connected", "disk"),
     [
@@ -50,6 +52,7 @@ def test_what_is_a_usable_disk(first: int, connected: bool, disk: bool) -> None:
     assert inquiry.device_type_text
 
 
+@pytest.mark.conformance("SCSI-013")
 def test_five_bytes_are_read() -> None:
     inquiry = StandardInquiry.parse(GOLDEN[:5])
     assert inquiry.removable
@@ -63,6 +66,7 @@ def test_no_byte_is_refused() -> None:
         StandardInquiry.parse(b"")
 
 
+@pytest.mark.conformance("SCSI-014")
 def test_the_length_that_is_reported_may_be_larger_than_what_came() -> None:
     data = GOLDEN[:4] + b"\xff" + GOLDEN[5:] + b"abcd"
     assert StandardInquiry.length_of(data) == 260
@@ -77,6 +81,7 @@ def test_version_descriptors_need_96_bytes() -> None:
     assert StandardInquiry.parse(data) == inquiry
 
 
+@pytest.mark.conformance("SCSI-013")
 def test_text_is_ascii_up_to_a_nul() -> None:
     data = GOLDEN[:8] + b"A\0garbag" + b"\xff\x01b" + b" " * 13 + b"1\xc3\xa9 "
     inquiry = StandardInquiry.parse(data)

@@ -53,6 +53,7 @@ def test_flat_addressing_of_a_small_number_has_that_number() -> None:
     assert decode_lun(bytes.fromhex("4005000000000000")) == 5
 
 
+@pytest.mark.conformance("SCSI-021")
 @pytest.mark.parametrize("wire", OPAQUE)
 def test_other_methods_keep_their_bytes(wire: str) -> None:
     lun = bytes.fromhex(wire)
@@ -80,15 +81,18 @@ def test_report_luns_golden() -> None:
     assert parse_report_luns(data) == (encode_lun(1), encode_lun(300))
 
 
+@pytest.mark.conformance("SCSI-021")
 def test_report_luns_of_every_form_and_of_a_thousand() -> None:
     luns = [bytes.fromhex(wire) for wire in OPAQUE] + [encode_lun(n) for n in range(1000)]
     assert parse_report_luns(build_report_luns(luns)) == tuple(luns)
 
 
+@pytest.mark.conformance("SCSI-021")
 def test_an_empty_list_is_a_list() -> None:
     assert parse_report_luns(build_report_luns([])) == ()
 
 
+@pytest.mark.conformance("SCSI-021")
 def test_a_cut_list_says_how_long_it_would_be() -> None:
     data = build_report_luns(range(10))[:32]
     assert parse_report_luns(data) == tuple(encode_lun(n) for n in range(3))
@@ -100,6 +104,7 @@ def test_the_list_length_bounds_what_is_read() -> None:
     assert parse_report_luns(data) == (encode_lun(1),)
 
 
+@pytest.mark.conformance("SCSI-021")
 @pytest.mark.parametrize("length", [9, 12, 15])
 def test_a_partial_last_entry_is_dropped(length: int) -> None:
     data = length.to_bytes(4, "big") + bytes(4) + encode_lun(1) + encode_lun(2)

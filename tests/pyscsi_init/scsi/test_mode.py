@@ -34,6 +34,7 @@ def header_10(
     return lengths[0] + bytes((0, specific, long_lba, 0)) + lengths[1] + body
 
 
+@pytest.mark.conformance("SCSI-020")
 @pytest.mark.parametrize("descriptor", [b"", short_block_descriptor(2048, 512)])
 @pytest.mark.parametrize("specific", [0x00, 0x10, 0x80, 0x90])
 def test_six(descriptor: bytes, specific: int) -> None:
@@ -50,6 +51,7 @@ def test_six(descriptor: bytes, specific: int) -> None:
     assert ModeParameters.parse(data) == mode
 
 
+@pytest.mark.conformance("SCSI-020")
 @pytest.mark.parametrize(
     ("descriptor", "long_lba"),
     [(b"", False), (short_block_descriptor(2048, 512), False), (bytes(16), True)],
@@ -67,6 +69,7 @@ def test_ten(descriptor: bytes, long_lba: bool) -> None:
     assert ModeParameters.parse_10(built) == mode
 
 
+@pytest.mark.conformance("SCSI-020")
 def test_a_page_that_is_missing_is_not_known() -> None:
     mode = ModeParameters.parse_6(header_6(CONTROL))
     assert mode.caching is None
@@ -87,6 +90,7 @@ def test_other_pages_and_subpages_are_passed_over() -> None:
     assert mode.control is None
 
 
+@pytest.mark.conformance("SCSI-020")
 @pytest.mark.parametrize("length", range(4, 24))
 def test_truncated_data_give_what_is_there(length: int) -> None:
     mode = ModeParameters.parse_6(header_6(CACHING, specific=0x80)[:length])

@@ -14,6 +14,9 @@ LBA_32 = 0x01020304
 LBA_64 = 0x0102030405060708
 
 
+@pytest.mark.conformance("SCSI-022")
+@pytest.mark.conformance("SCSI-027")
+@pytest.mark.conformance("SCSI-028")
 @pytest.mark.parametrize(
     ("cdb", "golden"),
     [
@@ -45,6 +48,15 @@ LBA_64 = 0x0102030405060708
         (sbc.write_same_16(LBA_64, 9, ndob=True), "93 01 0102030405060708 00000009 00 00"),
         (sbc.write_same_16(LBA_64, 9, True, True, True), "93 19 0102030405060708 00000009 00 00"),
         (sbc.compare_and_write(LBA_64, 1), "89 00 0102030405060708 000000 01 00 00"),
+        (sbc.compare_and_write(7, 255, True, True), "89 18 0000000000000007 000000 ff 00 00"),
+        (sbc.verify_10(LBA_32, 8), "2f 00 01020304 00 0008 00"),
+        (sbc.verify_10(LBA_32, 8, 1), "2f 02 01020304 00 0008 00"),
+        (sbc.verify_10(LBA_32, 8, 3, dpo=True), "2f 16 01020304 00 0008 00"),
+        (sbc.verify_16(LBA_64, 0x10000), "8f 00 0102030405060708 00010000 00 00"),
+        (sbc.verify_16(LBA_64, 8, 1), "8f 02 0102030405060708 00000008 00 00"),
+        (sbc.write_and_verify_10(LBA_32, 8), "2e 00 01020304 00 0008 00"),
+        (sbc.write_and_verify_10(LBA_32, 8, 1, True), "2e 12 01020304 00 0008 00"),
+        (sbc.write_and_verify_16(LBA_64, 8, 1), "8e 02 0102030405060708 00000008 00 00"),
         (sbc.start_stop_unit(start=True), "1b 00 0000 01 00"),
         (sbc.start_stop_unit(start=False, load_eject=True, immed=True), "1b 01 0000 02 00"),
     ],
@@ -64,6 +76,10 @@ def test_golden_cdb(cdb: bytes, golden: str) -> None:
         (sbc.synchronize_cache_10, 1 << 32, 0),
         (sbc.write_same_16, 0, 1 << 32),
         (sbc.compare_and_write, 0, 256),
+        (sbc.verify_10, 1 << 32, 1),
+        (sbc.verify_16, 0, 1 << 32),
+        (sbc.write_and_verify_10, 0, 0x10000),
+        (sbc.write_and_verify_16, 1 << 64, 1),
     ],
 )
 def test_a_value_that_does_not_fit_is_the_callers_error(build, lba: int, blocks: int) -> None:
@@ -71,6 +87,7 @@ def test_a_value_that_does_not_fit_is_the_callers_error(build, lba: int, blocks:
         build(lba, blocks)
 
 
+@pytest.mark.conformance("SCSI-022")
 @pytest.mark.parametrize(
     ("lba", "blocks", "fits"),
     [
@@ -84,6 +101,7 @@ def test_the_10_byte_form_fits_up_to_its_fields(lba: int, blocks: int, fits: boo
     assert sbc.fits_10(lba, blocks) is fits
 
 
+@pytest.mark.conformance("SCSI-026")
 def test_unmap_list_of_two_ranges() -> None:
     data = sbc.unmap_parameter_list([(0x11, 0x22), (LBA_64, 0xFFFFFFFF)])
     assert data == bytes.fromhex(
@@ -104,3 +122,9 @@ def test_an_empty_unmap_list_has_a_header_only() -> None:
 def test_an_unmap_list_that_cannot_be_built_is_refused(ranges: list[tuple[int, int]]) -> None:
     with pytest.raises(LocalProtocolError):
         sbc.unmap_parameter_list(ranges)
+
+
+@pytest.mark.parametrize("byte_check", [-1, 4])
+def test_bytchk_has_two_bits(byte_check: int) -> None:
+    with pytest.raises(LocalProtocolError, match="BYTCHK"):
+        sbc.verify_10(0, 1, byte_check)

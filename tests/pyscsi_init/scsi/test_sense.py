@@ -14,6 +14,7 @@ FIXED = bytes.fromhex("f0 00 03 00001002 0a 00000000 11 00 00 000000")
 DESCRIPTOR = bytes.fromhex("72 03 11 00 000000 0c 00 0a 80 00 0000000500001002")
 
 
+@pytest.mark.conformance("SCSI-001")
 def test_fixed_golden() -> None:
     assert build_sense(3, 0x11, 0, information=4098) == FIXED
     sense = parse_sense(FIXED)
@@ -23,6 +24,7 @@ def test_fixed_golden() -> None:
     assert str(sense) == "MEDIUM ERROR, unrecovered read error (03/11/00)"
 
 
+@pytest.mark.conformance("SCSI-002")
 def test_descriptor_golden_with_64_bits_of_information() -> None:
     assert build_sense(3, 0x11, 0, information=0x500001002, descriptor_format=True) == DESCRIPTOR
     sense = parse_sense(DESCRIPTOR)
@@ -30,6 +32,7 @@ def test_descriptor_golden_with_64_bits_of_information() -> None:
     assert sense.information == 0x500001002
 
 
+@pytest.mark.conformance("SCSI-001")
 @pytest.mark.parametrize(
     ("length", "code", "information"),
     [
@@ -52,6 +55,7 @@ def test_short_fixed_sense_is_read_as_far_as_it_goes(
     assert sense.known
 
 
+@pytest.mark.conformance("SCSI-001")
 def test_an_additional_length_beyond_the_data_is_not_believed() -> None:
     assert parse_sense(FIXED[:7] + b"\xff" + FIXED[8:]).code == (3, 0x11, 0)
 
@@ -68,6 +72,7 @@ def test_an_lba_beyond_32_bits_is_left_out_of_the_fixed_format() -> None:
     assert parse_sense(data).information is None
 
 
+@pytest.mark.conformance("SCSI-003")
 @pytest.mark.parametrize("descriptor_format", [False, True])
 def test_deferred(descriptor_format: bool) -> None:
     data = build_sense(3, 0x0C, 0, deferred=True, descriptor_format=descriptor_format)
@@ -75,6 +80,7 @@ def test_deferred(descriptor_format: bool) -> None:
     assert parse_sense(data).deferred
 
 
+@pytest.mark.conformance("SCSI-001")
 def test_no_sense_data_and_vendor_sense_data() -> None:
     assert parse_sense(b"") == Sense()
     assert str(Sense()) == "no sense data"
@@ -84,6 +90,7 @@ def test_no_sense_data_and_vendor_sense_data() -> None:
     assert "7Fh" in str(vendor)
 
 
+@pytest.mark.conformance("SCSI-002")
 def test_descriptors_are_walked_over_unknown_ones() -> None:
     data = bytes.fromhex(
         "72 05 24 00 000000 22"
@@ -103,6 +110,7 @@ def test_descriptors_are_walked_over_unknown_ones() -> None:
     assert sense.information is None
 
 
+@pytest.mark.conformance("SCSI-002")
 @pytest.mark.parametrize("cut", range(8, len(DESCRIPTOR)))
 def test_a_descriptor_that_overruns_says_nothing(cut: int) -> None:
     sense = parse_sense(DESCRIPTOR[:cut])

@@ -16,6 +16,7 @@ def action_of(key: int, asc: int, ascq: int) -> Action:
     return sense_action(parse_sense(build_sense(key, asc, ascq)))
 
 
+@pytest.mark.conformance("SCSI-010")
 @pytest.mark.parametrize(
     ("key", "asc", "ascq", "action"),
     [
@@ -76,11 +77,13 @@ def test_sense_that_says_nothing_is_an_error() -> None:
     assert sense_action(parse_sense(b"\x7f\x06\x06")) is Action.COMPLETE_ERROR
 
 
+@pytest.mark.conformance("SCSI-012")
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_what_an_illegal_request_is_told_it_is_not_told_again(asc: int, ascq: int) -> None:
     assert action_of(0x5, asc, ascq) not in REPEATABLE
 
 
+@pytest.mark.conformance("SCSI-005")
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_a_unit_attention_is_never_an_error_of_the_command(asc: int, ascq: int) -> None:
     action = action_of(0x6, asc, ascq)

@@ -9,6 +9,9 @@ from pyscsi_init.errors import LocalProtocolError
 from pyscsi_init.scsi import PersistentReserveIn, PersistentReserveOut, spc
 
 
+@pytest.mark.conformance("SCSI-014")
+@pytest.mark.conformance("SCSI-029")
+@pytest.mark.conformance("SCSI-030")
 @pytest.mark.parametrize(
     ("cdb", "golden"),
     [

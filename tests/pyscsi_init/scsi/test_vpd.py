@@ -34,12 +34,14 @@ PAGES = (
 )
 
 
+@pytest.mark.conformance("SCSI-015")
 @pytest.mark.parametrize("page", PAGES)
 def test_standard_inquiry_data_is_no_vpd_page(page: type) -> None:
     with pytest.raises(ProtocolError):
         page.parse(StandardInquiry(vendor="OLD", product="ignores EVPD").build())
 
 
+@pytest.mark.conformance("SCSI-015")
 @pytest.mark.parametrize("page", PAGES)
 def test_another_page_is_refused(page: type) -> None:
     with pytest.raises(ProtocolError, match="was asked for"):
@@ -61,6 +63,7 @@ def test_supported_pages() -> None:
     assert 0xB0 not in unsorted
 
 
+@pytest.mark.conformance("SCSI-014")
 def test_the_page_length_is_not_believed_beyond_the_data() -> None:
     data = bytes.fromhex("00 00 0010 00 80")
     assert SupportedPages.parse(data).pages == (0x00, 0x80)
@@ -97,6 +100,7 @@ IDENTIFICATION = (
 )
 
 
+@pytest.mark.conformance("SCSI-016")
 def test_identification_golden() -> None:
     page = DeviceIdentification.parse(IDENTIFICATION)
     assert [d.text for d in page.designators] == [
@@ -115,6 +119,7 @@ def test_identification_golden() -> None:
     assert built[4:] == IDENTIFICATION[4:].replace(bytes.fromhex("01030000"), b"")
 
 
+@pytest.mark.conformance("SCSI-016")
 def test_only_the_logical_units_own_names_identify_it() -> None:
     page = DeviceIdentification.parse(IDENTIFICATION)
     own = logical_unit_designators(page)
@@ -159,6 +164,7 @@ BLOCK_LIMITS = bytes.fromhex(
 )
 
 
+@pytest.mark.conformance("SCSI-017")
 def test_block_limits_golden() -> None:
     limits = BlockLimits.parse(BLOCK_LIMITS)
     assert dataclasses.astuple(limits) == (
@@ -169,6 +175,7 @@ def test_block_limits_golden() -> None:
     assert len(BLOCK_LIMITS) == 64
 
 
+@pytest.mark.conformance("SCSI-017")
 @pytest.mark.parametrize(("length", "unmap", "write_same"), [(16, 0, 0), (36, 7, 0), (60, 7, 11)])
 def test_a_shorter_page_of_an_older_standard(length: int, unmap: int, write_same: int) -> None:
     data = BLOCK_LIMITS[:2] + (length - 4).to_bytes(2, "big") + BLOCK_LIMITS[4:length]
@@ -179,6 +186,7 @@ def test_a_shorter_page_of_an_older_standard(length: int, unmap: int, write_same
     assert limits.maximum_write_same_length == write_same
 
 
+@pytest.mark.conformance("SCSI-018")
 @pytest.mark.parametrize(
     ("rate", "rotational"), [(0, None), (1, False), (7200, True), (0xFFFF, True)]
 )
@@ -191,6 +199,7 @@ def test_rotation(rate: int, rotational: bool | None) -> None:
     assert page.build() == data + bytes(55)
 
 
+@pytest.mark.conformance("SCSI-018")
 def test_provisioning_golden() -> None:
     data = bytes.fromhex("00 b2 0004 03 e6 fa 64")
     page = LogicalBlockProvisioning.parse(data)
@@ -209,6 +218,7 @@ def test_provisioning_golden() -> None:
     assert page.build() == data
 
 
+@pytest.mark.conformance("SCSI-018")
 @pytest.mark.parametrize("lbprz", range(8))
 def test_lbprz_has_three_bits_and_the_last_means_zeros(lbprz: int) -> None:
     page = LogicalBlockProvisioning(lbpu=True, lbprz=lbprz)

@@ -107,13 +107,13 @@ def test_preempt_takes_over_and_tells(run: Run, out: Run, alice: Nexus, bob: Nex
 def test_preempt_and_abort_ends_the_tasks_of_the_victim(
     unit: LogicalUnit, out: Run, alice: Nexus, bob: Nexus
 ) -> None:
-    ended: list[tuple[LogicalUnit, str]] = []
-    unit.abort_port.append(lambda unit, port: ended.append((unit, port)))
+    ended: list[tuple[LogicalUnit, Nexus]] = []
+    unit.abort_nexus.append(lambda unit, nexus: ended.append((unit, nexus)))
     out(0, alice, new=0xA)
     out(0, bob, new=0xB)
     out(1, alice, key=0xA, kind=1)
     assert out(5, bob, key=0xB, new=0xA, kind=1).status == 0
-    assert ended == [(unit, alice.initiator_port)]
+    assert ended == [(unit, alice)]
 
 
 def test_preempting_nobody_conflicts(out: Run, alice: Nexus) -> None:

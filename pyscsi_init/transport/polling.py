@@ -57,6 +57,15 @@ class BusyPolling:
                 self.window = 0.0
         return now + self.slice
 
+    def watch(self, in_flight: Sized, longest: float) -> None:
+        """Somebody's requests count from now on; he has no use for looking longer than that."""
+        self.in_flight.append(in_flight)
+        self.longest = max(self.longest, longest)
+
+    def forget(self, in_flight: Sized) -> None:
+        """The counterpart of ``watch``; of one who is not watched it does nothing."""
+        self.in_flight = [each for each in self.in_flight if each is not in_flight]
+
     def is_worth_it(self) -> bool:
         """Few requests are in flight."""
         return sum(map(len, self.in_flight)) <= FEW

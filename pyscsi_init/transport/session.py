@@ -15,15 +15,9 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..errors import (
-    ConnectError,
-    IllegalRequest,
-    IscsiError,
-    UnitAttention,
-)
+from ..errors import ConnectError, IscsiError
 from ..login import Parameters
 from ..names import Portal, isid_text
-from ..scsi import Status, command_name, encode_lun, parse_report_luns, report_luns, scsi_error
 from ..secret import Chap
 from ..session import (
     AsyncEventReceived,
@@ -38,19 +32,12 @@ from ..session import (
     Warned,
 )
 from ..settings import Settings
-from .execute import Buffer, ScsiResult, run_command
+from .commands import SessionCommands
 from .pump import Pump
 from .reactor import Reactor, Timer
 from .sockets import Connector, connect
 
 log = logging.getLogger("pyscsi_init.session")
-
-MAX_UNIT_ATTENTIONS = 16
-INVALID_OPCODE = 0x20
-"""INVALID COMMAND OPERATION CODE (05/20/00)."""
-
-MAX_LUN_LIST = 2**20
-"""Bytes of a REPORT LUNS answer: 131,071 LUNs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +63,7 @@ class SessionStatistics:
     login_failures: int = 0
 
 
-class Session:
+class Session(SessionCommands):
     """An I_T nexus. Made by :func:`open_session`; safe to use until its block ends."""
 
     def __init__(
@@ -101,9 +88,7 @@ class Session:
         self.start = machine.fast.start
         """The short cut of ``submit`` for who sees to the turn itself; False where the task was not
         taken; see :meth:`FastPath.start`."""
-        polling = reactor.polling
-        polling.longest = max(polling.longest, settings.busy_poll)
-        polling.in_flight.append(machine.tasks.in_flight)
+        reactor.polling.watch(machine.tasks.in_flight, settings.busy_poll)
         self.in_turn = False
         """``settle`` will be called at the end of this turn."""
         self._pump: Pump | None = None
@@ -194,68 +179,6 @@ class Session:
         """Start a text exchange."""
         self._machine.request_text(task, self.reactor.now())
         self.reactor.at_end_of_turn(self.settle)
-
-    # -- commands as coroutines ------------------------------------------------------------------
-
-    async def execute(
-        self,
-        lun: int | bytes,
-        cdb: bytes,
-        *,
-        data_out: Buffer = b"",
-        data_in_length: int = 0,
-        seconds: float | None = None,
-    ) -> ScsiResult:
-        """Send any CDB to a LUN, as it is; the status must be GOOD.
-
-        The command is not repeated, neither after a unit attention nor after a lost connection.
-
-        Raises:
-            ScsiError: another status, with what the unit said.
-            OutcomeUnknown: the connection died first; it may have been done or not.
-            TaskError, ConnectionLost: no status came for another reason.
-
-        Cancellation: the command is aborted; it may have been done or not.
-        """
-        result = await run_command(
-            self,
-            encode_lun(lun),
-            cdb,
-            data_out=data_out,
-            data_in_length=data_in_length,
-            seconds=seconds,
-        )
-        if result.status not in (Status.GOOD, Status.CONDITION_MET):
-            raise scsi_error(result.status, result.sense, command_name(cdb))
-        return result
-
-    async def report_luns(self) -> tuple[bytes, ...]:
-        """The LUNs of the target, eight bytes each, as it lists them (REPORT LUNS). A target that
-        does not know the command has LUN 0 at most, which may be no disk.
-
-        Raises:
-            ScsiError: another refusal.
-        """
-        length = 4096
-        while True:
-            data = b""
-            for attempt in range(MAX_UNIT_ATTENTIONS):
-                try:
-                    answer = await self.execute(0, report_luns(length), data_in_length=length)
-                except UnitAttention:
-                    if attempt == MAX_UNIT_ATTENTIONS - 1:
-                        raise
-                except IllegalRequest as error:
-                    if error.asc != INVALID_OPCODE:
-                        raise
-                    return (bytes(8),)
-                else:
-                    data = answer.data
-                    break
-            needed = int.from_bytes(data[:4], "big") + 8
-            if needed <= length or length >= MAX_LUN_LIST:
-                return parse_report_luns(data)
-            length = min(needed, MAX_LUN_LIST)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -398,6 +321,7 @@ class Session:
                     await self._closed.wait()
             self.drop("the session was closed")
             self._close_pump()
+            self.reactor.polling.forget(self._machine.tasks.in_flight)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

@@ -86,11 +86,41 @@ _SIGNATURES: tuple[tuple[str, int, bytes, int, int], ...] = (
 """Each lies within 512 bytes, so within one block: it is there as a whole, or not at all."""
 
 
+_SECTOR = 512
+_SECTORS = sorted({at // _SECTOR * _SECTOR for _, magic, _, uuid, _ in _SIGNATURES
+                   for at in (magic, uuid)})  # fmt: skip
+
+
+class _Shadow:
+    """A copy of the start of a disk, of no more than the sectors in which signatures stand."""
+
+    def __init__(self, head: bytes) -> None:
+        self.length = len(head)
+        self._sectors = {
+            start: bytearray(head[start : start + _SECTOR])
+            for start in _SECTORS
+            if start < len(head)
+        }
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview | None, length: int) -> None:
+        """``length`` bytes were written at ``offset``; zeros where ``data`` is None."""
+        for start, sector in self._sectors.items():
+            begin, end = max(start, offset), min(start + len(sector), offset + length)
+            if begin < end:
+                part = bytes(end - begin) if data is None else data[begin - offset : end - offset]
+                sector[begin - start : end - start] = part
+
+    def __getitem__(self, place: slice) -> bytes:
+        """Bytes that lie within one of the sectors; less or none beyond the end."""
+        start = place.start // _SECTOR * _SECTOR
+        return bytes(self._sectors.get(start, b"")[place.start - start : place.stop - start])
+
+
 Possible = tuple[frozenset[str | None], ...]
 """For each place of ``_SIGNATURES``, what may stand in it."""
 
 
-def _signatures(head: bytes | bytearray | memoryview) -> tuple[str | None, ...]:
+def _signatures(head: bytes | bytearray | memoryview | _Shadow) -> tuple[str | None, ...]:
     """What stands in each place of ``_SIGNATURES``."""
     found: list[str | None] = []
     for kind, magic_at, magic, uuid_at, length in _SIGNATURES:
@@ -105,7 +135,7 @@ def _present(signatures: tuple[str | None, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for each in signatures if each is not None))
 
 
-def read_witnesses(head: bytes | bytearray | memoryview) -> tuple[str, ...]:
+def read_witnesses(head: bytes | bytearray | memoryview | _Shadow) -> tuple[str, ...]:
     """The UUIDs and signatures at the start of a disk, e.g. ``("ext.1b4e28ba…",)``.
 
     ``head`` is the first WITNESS_BYTES (or all of a smaller disk). Empty where none is known: a
@@ -124,7 +154,7 @@ class ContentWitness:
     """
 
     def __init__(self, head: bytes) -> None:
-        self._shadow = bytearray(head)
+        self._shadow = _Shadow(head)
         self._in_flight = 0
         self._trusted = True
         self._possible: list[set[str | None]] | None = None
@@ -153,7 +183,7 @@ class ContentWitness:
     @property
     def length(self) -> int:
         """Bytes at the start that are watched."""
-        return len(self._shadow)
+        return self._shadow.length
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -169,8 +199,7 @@ class ContentWitness:
         self, offset: int, data: bytes | bytearray | memoryview | None, length: int
     ) -> None:
         """A write to the start left; ``data`` None writes zeros."""
-        end = min(offset + length, len(self._shadow))
-        self._shadow[offset:end] = bytes(end - offset) if data is None else data[: end - offset]
+        self._shadow.write(offset, data, length)
         self._in_flight += 1
         self.generation += 1
         if self._possible is not None:
@@ -198,7 +227,7 @@ class ContentWitness:
 
     def refresh(self, head: bytes) -> None:
         """The start was read again."""
-        self._shadow[:] = head
+        self._shadow = _Shadow(head)
         self._trusted = True
         self._possible = [{found} for found in _signatures(head)]
 

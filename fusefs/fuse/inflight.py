@@ -42,6 +42,7 @@ _pack_out_into = struct.Struct("IiQ").pack_into
 _written = struct.Struct("IiQI4x")
 _pack_written_into = _written.pack_into
 _WRITTEN_LENGTH = _written.size
+_UNIQUE_AT = 8
 
 
 class SlotRequest(BlockRequest):
@@ -218,34 +219,59 @@ class InFlight:
         if len(due) == 1:
             self._at_end_of_turn(self._write_due)
 
+    def renumber(self, request: SlotRequest, unique: int) -> None:
+        """The kernel has sent the request again and knows it by this number now."""
+        request.unique = unique
+        if request in self._due:
+            answer = request.answer
+            message = request.receipt if answer is None or request.operation else answer.whole
+            struct.pack_into("Q", message, _UNIQUE_AT, unique)
+
     def _write_due(self) -> None:
         """Write the answers of this turn: one with a write of its own, several at once."""
         due, self._due = self._due, []
         if len(due) > 1 and self._ring is None and self._has_ring:
             self._ring = open_ring(self._fd)
             self._has_ring = self._ring is not None
-        ring = self._ring
-        if ring is None or len(due) == 1:
-            for request in due:
-                if request.operation:
-                    self.send(request.receipt)
-                else:
-                    self.send(request.answer.whole[: OUT_HEADER_LENGTH + request.length])
-                self._answered(request)
+        if self._ring is None or len(due) == 1:
+            self._write_each(due)
         else:
             for start in range(0, len(due), ENTRIES):
-                batch = due[start : start + ENTRIES]
-                for request in batch:
-                    if request.operation:
-                        ring.add(request.receipt_address, _WRITTEN_LENGTH)
-                    else:
-                        ring.add(request.answer.address, OUT_HEADER_LENGTH + request.length)
-                for number in ring.submit():
-                    _refused(OSError(number, os.strerror(number)))
-                for request in batch:
-                    self._answered(request)
+                self._write_batch(due[start : start + ENTRIES])
         if self.landed is not None:
             self.landed()
+
+    def _write_each(self, due: list[Any]) -> None:
+        for request in due:
+            if request.operation:
+                self.send(request.receipt)
+            else:
+                self.send(request.answer.whole[: OUT_HEADER_LENGTH + request.length])
+            self._answered(request)
+
+    def _write_batch(self, batch: list[Any]) -> None:
+        ring = self._ring
+        if ring is None:  # it has failed in the batch before
+            self._write_each(batch)
+            return
+        for request in batch:
+            if request.operation:
+                ring.add(request.receipt_address, _WRITTEN_LENGTH)
+            else:
+                ring.add(request.answer.address, OUT_HEADER_LENGTH + request.length)
+        try:
+            refusals = ring.submit()
+        except OSError as error:
+            log.warning("answers are written one by one from here on: %s", error)
+            self.close()
+            self._has_ring = False
+            # All of them: one that was written already is refused, as its number is known no more.
+            self._write_each(batch)
+            return
+        for number in refusals:
+            _refused(OSError(number, os.strerror(number)))
+        for request in batch:
+            self._answered(request)
 
     def _answered(self, request: Any) -> None:
         """The answer was written: the slot is free."""

@@ -264,7 +264,7 @@ class NativeChannel(Channel):
         for known in self.slots.outstanding():
             if known.slot != slot and known.unique | abi.UNIQUE_RESEND == unique:
                 words[known.slot * WORDS + UNIQUE_WORD] = unique
-                self._requests[known.slot].unique = unique
+                self._in_flight.renumber(self._requests[known.slot], unique)
                 words[slot * WORDS + UNIQUE_WORD] = 0
                 return True
         return False

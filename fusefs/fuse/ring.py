@@ -12,8 +12,10 @@ io_uring, ``open_ring`` returns None and answers are written one by one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -57,7 +59,13 @@ _enter = ctypes.CFUNCTYPE(
 
 
 class WriteRing:
-    """Writes to ``fd``, which must not block. Use :func:`open_ring`."""
+    """Writes to ``fd``, which must not block. Use :func:`open_ring`.
+
+    Only for the thread that has opened it. A process that is forked has no use for it.
+
+    Raises:
+        OSError: its memory cannot be mapped; the descriptor stays its caller's.
+    """
 
     def __init__(self, ring: int, fd: int, parameters: tuple[int, ...]) -> None:
         self._ring = ring
@@ -84,7 +92,11 @@ class WriteRing:
         self.queued += 1
 
     def submit(self) -> list[int]:
-        """Carry out what is queued, in order. Returns the error numbers of those that failed."""
+        """Carry out what is queued, in order. Returns the error numbers of those that failed.
+
+        Raises:
+            OSError: the ring is of no use any more; how many were carried out is not known.
+        """
         words = self._words
         self._tail = (self._tail + self.queued) & 0xFFFFFFFF
         words[self._sq_tail] = self._tail
@@ -122,7 +134,13 @@ class WriteRing:
 
 
 def open_ring(fd: int) -> WriteRing | None:
-    """A ring for ``fd``; None where this kernel, or who confines us, does not let us have one."""
+    """A ring for ``fd``; None where this kernel, or who confines us, does not let us have one.
+
+    None also for a descriptor that may block: the kernel would go on writing after the call, from
+    memory that is something else by then.
+    """
+    if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK:
+        return None
     for flags in (_SETUP_SINGLE_ISSUER | _SETUP_COOP_TASKRUN, 0):
         parameters = ctypes.create_string_buffer(_PARAMS_BYTES)
         struct.pack_into("I", parameters, 8, flags)
@@ -134,10 +152,11 @@ def open_ring(fd: int) -> WriteRing | None:
     os.set_inheritable(ring, False)
     agreed = _PARAMS.unpack_from(parameters)
     wanted = _FEAT_SINGLE_MMAP | _FEAT_CQE_SKIP
-    if agreed[5] & wanted != wanted:
-        os.close(ring)
-        return None
-    return WriteRing(ring, fd, agreed)
+    if agreed[5] & wanted == wanted:
+        with contextlib.suppress(OSError):
+            return WriteRing(ring, fd, agreed)
+    os.close(ring)
+    return None
 
 
 def address_of(memory: memoryview | bytearray) -> int:

@@ -27,6 +27,7 @@ async def open_reactor() -> AsyncIterator[Reactor]:
 
         from .trio_reactor import TrioReactor
 
+        trio_reactor: TrioReactor | None = None
         try:
             async with trio.open_nursery() as nursery:
                 trio_reactor = TrioReactor(nursery)
@@ -39,6 +40,8 @@ async def open_reactor() -> AsyncIterator[Reactor]:
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from None
+        if trio_reactor is not None and trio_reactor.failure is not None:
+            raise trio_reactor.failure
     else:
         reactor: AsyncioReactor | None = None
         try:

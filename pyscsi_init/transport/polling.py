@@ -45,17 +45,16 @@ class BusyPolling:
         self.in_flight: list[Sized] = []
         """What waits for answers, by whoever drives it from this reactor."""
 
-    def begin(self, now: float) -> float:
-        """A turn begins. Learns from how long the sleep was. Returns when the slice ends."""
-        if self.slept_at:
-            slept, self.slept_at = now - self.slept_at, 0.0
-            if slept < self.longest:
-                self.window = min(max(2 * self.window, SHORTEST_S), self.longest)
-            elif self.window > SHORTEST_S:
-                self.window /= 2
-            else:
-                self.window = 0.0
-        return now + self.slice
+    def learn(self, now: float) -> None:
+        """Something has ended the sleep. A wake-up without anything is none: an event loop makes it
+        where it knew of what was found by a look in between."""
+        slept, self.slept_at = now - self.slept_at, 0.0
+        if slept < self.longest:
+            self.window = min(max(2 * self.window, SHORTEST_S), self.longest)
+        elif self.window > SHORTEST_S:
+            self.window /= 2
+        else:
+            self.window = 0.0
 
     def watch(self, in_flight: Sized, longest: float) -> None:
         """Somebody's requests count from now on; he has no use for looking longer than that."""
@@ -64,6 +63,7 @@ class BusyPolling:
 
     def forget(self, in_flight: Sized) -> None:
         """The counterpart of ``watch``; of one who is not watched it does nothing."""
+        # By identity: empty ones are equal.
         self.in_flight = [each for each in self.in_flight if each is not in_flight]
 
     def is_worth_it(self) -> bool:

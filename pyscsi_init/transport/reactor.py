@@ -14,12 +14,15 @@ but never longer than a slice without giving the loop its turn.
 
 ``at_end_of_turn`` is how sends are coalesced: a function given to it during a callback runs once,
 after the callbacks of everything that was ready, so all PDUs that one look made leave in one system
-call. Outside of a callback it runs at once: a lone caller does not wait for a batch.
+call. Outside of a callback it runs at once: a lone caller does not wait for a batch. It runs also
+where a callback has failed: what others have left for the end of the turn must not wait for an
+event that may never come.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -28,6 +31,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from .polling import BusyPolling
+
+log = logging.getLogger(__name__)
 
 Callback = Callable[[], None]
 
@@ -109,7 +114,7 @@ class Reactor(ABC):
         """Forget every descriptor and timer, and call nothing any more."""
         self._readers.clear()
         self._writers.clear()
-        self._epoll.close()
+        self._epoll.close()  # what is left for the end of a turn that is on still runs
 
     # -- for who implements it --------------------------------------------------------------------
 
@@ -121,6 +126,9 @@ class Reactor(ABC):
             while self._end_of_turn:
                 later, _ = self._end_of_turn.popitem()
                 later()
+        except BaseException:
+            self._end_failed_turn()
+            raise
         finally:
             self._in_callback = False
 
@@ -131,10 +139,13 @@ class Reactor(ABC):
         """
         poll, polling = self._poll, self.polling
         readers, writers, end_of_turn = self._readers, self._writers, self._end_of_turn
-        stop = polling.begin(perf_counter())
+        began = perf_counter()
+        stop = began + polling.slice
         while True:
             events = poll(0, _EVENTS)
             if events:
+                if polling.slept_at:
+                    polling.learn(began)
                 self._in_callback = True
                 try:
                     for fd, event in events:
@@ -146,6 +157,9 @@ class Reactor(ABC):
                     while end_of_turn:
                         later, _ = end_of_turn.popitem()
                         later()
+                except BaseException:
+                    self._end_failed_turn()
+                    raise
                 finally:
                     self._in_callback = False
                 now = perf_counter()
@@ -160,6 +174,14 @@ class Reactor(ABC):
                 return True
             # Whoever has something to do on this processor goes first; it may be our target.
             sched_yield()
+
+    def _end_failed_turn(self) -> None:
+        while self._end_of_turn:
+            later, _ = self._end_of_turn.popitem()
+            try:
+                later()
+            except Exception:
+                log.exception("the end of a turn has failed, after a callback that has")
 
     def _register(self, fd: int, known: bool) -> None:
         events = (select.EPOLLIN if fd in self._readers else 0) | (

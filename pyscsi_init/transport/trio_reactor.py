@@ -30,6 +30,7 @@ class TrioReactor(Reactor):
         super().__init__()
         self._nursery = nursery
         self._scopes: set[trio.CancelScope] = set()
+        self.failure: BaseException | None = None
         self._nursery.start_soon(self._watch, self._epoll.fileno(), self._scope())
 
     def _scope(self) -> trio.CancelScope:
@@ -50,8 +51,21 @@ class TrioReactor(Reactor):
             # Asked before every wait: the descriptor is closed as soon as the scope is cancelled.
             while not scope.cancel_called:
                 await trio.lowlevel.wait_readable(fd)
-                while not scope.cancel_called and self.turn():
+                while not scope.cancel_called and self._turn():
                     await trio.lowlevel.checkpoint()
+
+    def _turn(self) -> bool:
+        try:
+            return self.turn()
+        except BaseException as error:
+            # Not the end of this task: the block needs its descriptors until it has ended.
+            self._failed(error)
+            return False
+
+    def _failed(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._nursery.cancel_scope.cancel()
 
     async def _sleep(self, deadline: float, callback: Callback, scope: trio.CancelScope) -> None:
         try:
@@ -59,6 +73,10 @@ class TrioReactor(Reactor):
                 await trio.sleep_until(deadline)
                 if not scope.cancel_called:
                     self.run_callback(callback)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            self._failed(error)
         finally:
             self._scopes.discard(scope)
 

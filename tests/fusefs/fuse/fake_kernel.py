@@ -71,11 +71,18 @@ class HandReactor:
 
     def turn(self) -> None:
         assert self.reader is not None, "nobody reads"
+        self.in_one_turn(self.reader)
+
+    def in_one_turn(self, *callbacks: Callable[[], object]) -> None:
+        """What one look has found, and then the end of the turn."""
         self.in_turn = True
-        self.reader()
-        while self.later:
-            self.later.pop()()
-        self.in_turn = False
+        try:
+            for callback in callbacks:
+                callback()
+            while self.later:
+                self.later.pop()()
+        finally:
+            self.in_turn = False
 
 
 class Kernel:
@@ -100,6 +107,7 @@ class Kernel:
 
     def succeed(self) -> None:
         """The server is dead; another maps the same slots and reads the same descriptor."""
+        self.channel._in_flight.close()
         dead, self.slots = self.slots, RequestSlots(os.dup(self.slots.fd))
         dead.close()
         self.reactor = HandReactor()
@@ -107,6 +115,7 @@ class Kernel:
         self.channel = self._channel()
 
     def close(self) -> None:
+        self.channel._in_flight.close()
         self.socket.close()
         self.ours.close()
         self.slots.close()

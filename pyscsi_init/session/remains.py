@@ -18,6 +18,7 @@ from struct import Struct
 
 from ..connection import ConnectionMachine
 from ..pdu import TargetOpcode
+from ..serial import serial_lt
 from .machine import SessionMachine
 from .task import ScsiTask
 
@@ -78,7 +79,8 @@ def _before_the_marks_went_back(connection: ConnectionMachine) -> list[bytes]:
     """The last burst, where all of it was taken and the framer began anew at the front.
 
     Where it ended is not known, and older bytes lie behind it. It ended with the last status that
-    was counted; or it had no status at all, then with the first PDU that has an older one.
+    was counted; or it had no status at all, then before the first PDU that has one. Nor does
+    ExpCmdSN ever go back.
     """
     framer = connection.framer
     if framer.pending:
@@ -89,13 +91,20 @@ def _before_the_marks_went_back(connection: ConnectionMachine) -> list[bytes]:
         length = int.from_bytes(header[5:8], "big")
         if header[0] & 0x3F not in _NAMES or length > framer.max_data_segment_length:
             break
+        if found and serial_lt(_number(header, 28), _number(found[-1], 28)):
+            break
         if _has_status(header):
             if without_status is None:
                 without_status = len(found)
-            if int.from_bytes(header[24:28], "big") == (connection.exp_stat_sn - 1) & 0xFFFFFFFF:
+            if _number(header, 24) == (connection.exp_stat_sn - 1) & 0xFFFFFFFF:
                 return [*found, header]
         found.append(header)
     return found[:without_status]
+
+
+def _number(header: bytes, offset: int) -> int:
+    """StatSN at 24, ExpCmdSN at 28, in all that a target sends."""
+    return int.from_bytes(header[offset : offset + 4], "big")
 
 
 def _has_status(header: bytes) -> bool:
@@ -117,7 +126,7 @@ def _described(header: bytes) -> str:
     return (
         f"received: {name} flags={flags:02x} bytes 2-3={byte_2:02x}{byte_3:02x} "
         f"data={lengths & 0xFFFFFF} ITT={tag:08x} TTT/SNACK={word_20:08x} StatSN={stat_sn} "
-        f"ExpCmdSN={exp_cmd_sn} MaxCmdSN={max_cmd_sn} DataSN={int.from_bytes(header[36:40], 'big')}"
+        f"ExpCmdSN={exp_cmd_sn} MaxCmdSN={max_cmd_sn} DataSN={_number(header, 36)}"
     )
 
 

@@ -85,9 +85,7 @@ def test_files_that_cannot_be(tgt: TgtServer, cli: Cli, tmp_path: Path) -> None:
     command = "info", tgt.url(1, 1), "--trace"
     cli(*command, mine).failed(exit_codes.USAGE, str(mine), "holds something else")
     cli(*command, tmp_path / "no" / "x").failed(exit_codes.USAGE, "No such file")
-    cli(*command, tmp_path / "x", "--trace-size", "1k").failed(
-        exit_codes.USAGE, "trace_size"
-    )
+    cli(*command, tmp_path / "x", "--trace-size", "1k").failed(exit_codes.USAGE, "trace_size")
     assert mine.read_text() == "precious"
 
 

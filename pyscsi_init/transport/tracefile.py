@@ -32,7 +32,9 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Packets in memory for the thread; the rest is left out."""
 
 CLOSE_PATIENCE_S = 5.0
-_PIECE = 1 << 20
+_MOST_BLOCKS = 15
+"""Of one write: less than 1 MiB, which is the shortest that a file may be made to end at."""
+_SCAN_BYTES = 1 << 22
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
 _open_files: dict[Path, TraceFile] = {}
@@ -50,7 +52,11 @@ class TraceFile:
         self._put = self._done = 0
         self._blocks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._descriptor, self._length = _open(path)
-        self._begin_section(self._descriptor, "")
+        try:
+            self._begin_section(self._descriptor, "")
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         self._thread = threading.Thread(target=self._run, name="pdu-trace", daemon=True)
         self._thread.start()
 
@@ -73,19 +79,19 @@ class TraceFile:
         last = False
         while not last:
             blocks = [self._blocks.get()]
-            length = 0
-            while blocks[-1] is not None and length < _PIECE and not self._blocks.empty():
-                length += len(blocks[-1])
+            while (
+                blocks[-1] is not None and len(blocks) < _MOST_BLOCKS and not self._blocks.empty()
+            ):
                 blocks.append(self._blocks.get())
-            if blocks[-1] is None:
-                last = bool(blocks.pop() is None)
+            last = blocks[-1] is None
             data = b"".join(block for block in blocks if block is not None)
             if not self.failed:
                 try:
                     self._write(data)
-                except OSError as error:
+                except (OSError, ConfigurationError) as error:
                     self.failed = True
-                    log.warning("the trace %s ends: %s", self.path, error.strerror)
+                    reason = getattr(error, "strerror", None) or error
+                    log.warning("the trace %s ends: %s", self.path, reason)
             self._done += len(data)
         os.close(self._descriptor)
 
@@ -157,7 +163,7 @@ def _cut_torn_end(descriptor: int, length: int) -> int:
         return length
     start = 0
     while start < length:
-        piece = os.pread(descriptor, 4 * _PIECE, start)
+        piece = os.pread(descriptor, _SCAN_BYTES, start)
         whole = whole_blocks(piece)
         if not whole:
             os.ftruncate(descriptor, start)

@@ -92,7 +92,7 @@ class ChaosProxy(TcpProxy):
         if self._choice.random() >= self.weather.split:
             return [data]
         self.done["split"] += 1
-        pieces = []
+        pieces: list[bytes] = []
         while data:
             # A few small ones, and the rest: a long read shall not become a thousand pieces.
             size = self._choice.choice(PIECES) if len(pieces) < 4 else len(data)

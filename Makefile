@@ -61,7 +61,8 @@ $(VENV)/.bench-packages:
 	@scripts/system-packages $(BENCH_PACKAGES)
 
 soak: venv
-	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 \
+		-o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 venv: $(VENV)/.test
 

@@ -78,6 +78,11 @@ class Settings:
     answers have come that soon; yields to others, burns a processor otherwise idle. 0 never
     does."""
 
+    trace: str = ""
+    """A pcapng file that everything sent and received is written to; empty for none."""
+    trace_size: int = 268435456
+    """Bytes after which that file is renamed to ``NAME.1`` and begins anew."""
+
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float) -> None:
             value = getattr(self, name)
@@ -104,6 +109,9 @@ class Settings:
         number("queue_depth", 1, 65535)
         number("max_transfer_bytes", 0, 2**31)
         number("busy_poll", 0, 0.01)
+        number("trace_size", 2**20, 2**50)
+        if not isinstance(self.trace, str) or "\0" in self.trace:
+            raise ConfigurationError("trace", self.trace, "is not the name of a file")
         for name in (
             "connect_timeout",
             "login_timeout",
@@ -183,7 +191,7 @@ def _convert(name: str, value: Any) -> Any:
         return words.get(value.lower(), value) if isinstance(value, str) else value
     if name == "recovery_timeout" and isinstance(value, str) and value.lower() in ("none", "wait"):
         return None
-    if isinstance(value, str):
+    if isinstance(value, str) and name != "trace":
         try:
             return (
                 float(value) if _FIELDS[name].type in ("float", "float | None") else int(value, 0)

@@ -102,7 +102,7 @@ def _portals(text: str, hosts: str) -> tuple[Portal, ...]:
 def _target(text: str, quoted: str) -> str:
     try:
         return check_iscsi_name(unquote_to_bytes(quoted).decode())
-    except UnicodeDecodeError:
+    except UnicodeError:  # its bytes, or an argument that was none of text
         raise InvalidUrl("URL", _shown(text), "has a target name that is not UTF-8") from None
     except InvalidName as error:
         reason = f"has a target name that {error.reason}"

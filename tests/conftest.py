@@ -20,8 +20,7 @@ from trio.testing import MockClock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support import leaks, logs, processes, requirements
-from tests.support.cells import pytest_terminal_summary  # noqa: F401  (a hook)
+from tests.support import cells, leaks, logs, processes, requirements, totals
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100, database=None)
@@ -161,6 +160,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what is still there by its pid, so that no run disturbs the next one; and where the
     machine is the run's own, fail for whatever it left on the host."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
+        session.config.workeroutput[totals.KEY] = dict(totals.TOTALS)  # type: ignore[attr-defined]
         return
     for pid in processes.marked_processes(SESSION_MARK) - _ancestors():
         processes.end(pid)
@@ -168,6 +168,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left and requirements.on_ci():
         sys.stderr.write(f"\nleft on the host by this run: {'; '.join(sorted(left))}\n")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    totals.TOTALS.update(getattr(node, "workeroutput", {}).get(totals.KEY, {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cells of each grid ran, and what was tried in all."""
+    cells.summarize(terminalreporter)
+    if totals.TOTALS:
+        terminalreporter.section("tried in all")
+        terminalreporter.write_line("\n".join(totals.lines()))
 
 
 def _ancestors() -> set[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import re
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,6 +22,7 @@ from fusefs.cli.endpoints import lun_url, volume_that_has
 from fusefs.cli.measuring import PATTERNS, Counted, Load, Measured, measure
 from fusefs.cli.options import LoginOptions, common_options, json_option, login_options
 from fusefs.cli.output import Invocation, size_text
+from fusefs.cli.tracing import size_option
 from fusefs.errors import AlreadyAttached
 from pyscsi_init import LogicalUnit, open_lun
 from pyscsi_init.device import require_writable
@@ -33,21 +33,6 @@ MAX_BLOCK_BYTES = 64 << 20
 MAX_MEMORY_BYTES = 4 << 30
 """Of all buffers: more is a slip, and would push the machine into swapping."""
 LIVE_LINE_S = 0.5
-
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
-_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-
-
-def _size(_ctx: click.Context, parameter: click.Parameter, text: str | None) -> int:
-    """Bytes, from ``4096``, ``4k``, ``1M`` or ``1MiB``: units are binary, as fio has them."""
-    if text is None:
-        return 0
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ConfigurationError(
-            parameter.opts[0], text, "is no size", "a number of bytes, or one such as 4k, 1M, 2G"
-        )
-    return int(match[1]) << _UNITS[match[2].lower()]
 
 
 def make_load(rw: str, bs: int, iodepth: int, runtime: float, offset: int, size: int) -> Load:
@@ -85,7 +70,9 @@ def make_load(rw: str, bs: int, iodepth: int, runtime: float, offset: int, size:
     show_default=True,
     help="What is done; randrw is half reads, half writes.",
 )
-@click.option("--bs", callback=_size, default="4k", show_default=True, help="Bytes of a request.")
+@click.option(
+    "--bs", callback=size_option, default="4k", show_default=True, help="Bytes of a request."
+)
 @click.option(
     "--iodepth",
     type=click.IntRange(1, 1024),
@@ -94,8 +81,12 @@ def make_load(rw: str, bs: int, iodepth: int, runtime: float, offset: int, size:
     help="Requests in flight.",
 )
 @click.option("--runtime", type=float, default=10.0, show_default=True, help="Seconds.")
-@click.option("--offset", callback=_size, help="Where the range begins that is used [default: 0].")
-@click.option("--size", callback=_size, help="How long it is [default: to the end of the LUN].")
+@click.option(
+    "--offset", callback=size_option, help="Where the range begins that is used [default: 0]."
+)
+@click.option(
+    "--size", callback=size_option, help="How long it is [default: to the end of the LUN]."
+)
 @click.option(
     "--destroy-data", is_flag=True, help="Needed to write: what is in the range is overwritten."
 )

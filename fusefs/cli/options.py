@@ -20,6 +20,7 @@ import click
 
 from fusefs.cli.output import Invocation
 from fusefs.cli.runner import BACKENDS
+from fusefs.cli.tracing import TRACE_OPTIONS, trace_settings
 from pyscsi_init.device.logical_unit import CHAP_VARIABLE, MUTUAL_CHAP_VARIABLE
 from pyscsi_init.errors import ConfigurationError, SecretError
 from pyscsi_init.secret import Chap, Secret, read_secret_file
@@ -108,12 +109,14 @@ class LoginOptions:
     initiator_name: str | None
     settings: tuple[str, ...]
     config: str | None
+    trace: str | None = None
+    trace_size: int = 0
     backend: str = "asyncio"
     environment: tuple[Secret | None, Secret | None] = (None, None)
     """The secrets of the environment: ours, and the target's."""
 
     def session_settings(self, base: Settings | None = None) -> Settings:
-        """``base``, the configuration file, then ``--set``: the later one holds.
+        """``base``, the configuration file, ``--set``, then ``--trace``: the later one holds.
 
         Raises:
             ConfigurationError: a name or a value that cannot be.
@@ -123,11 +126,12 @@ class LoginOptions:
             settings = load_settings(self.config, settings)
         elif DEFAULT_CONFIG.exists():
             settings = load_settings(DEFAULT_CONFIG, settings)
-        return settings_from_mapping(self.overrides(), settings)
+        values = self.overrides() | trace_settings(self.trace, self.trace_size)
+        return settings_from_mapping(values, settings)
 
-    def overrides(self) -> dict[str, str]:
+    def overrides(self) -> dict[str, str | int]:
         """What ``--set`` says, by the names that were written."""
-        values: dict[str, str] = {}
+        values: dict[str, str | int] = {}
         for text in self.settings:
             key, equals, value = text.partition("=")
             if not equals or not key.strip():
@@ -211,6 +215,7 @@ _OPTIONS = (
         metavar="FILE",
         help=f"Settings from the table [session] of a TOML file [default: {DEFAULT_CONFIG}].",
     ),
+    *TRACE_OPTIONS,
 )
 
 _REFUSED = tuple(

@@ -37,6 +37,7 @@ from pyscsi_init.errors import (
     SessionFailed,
 )
 from pyscsi_init.transport import Reactor
+from pyscsi_init.transport.trace import without_unwritable_trace
 
 log = logging.getLogger("fusefs.worker")
 
@@ -130,11 +131,14 @@ async def open_volume(
 ) -> AsyncIterator[BlockDevice]:
     """The LUN of the document, checked to be writable where it is to be written."""
     spec = document.spec
+    settings = spec.session_settings()
+    if predecessor is not None:  # the volume is in use
+        settings = await without_unwritable_trace(settings)
     name = spec.initiator_name or (predecessor.initiator_name if predecessor else "")
     async with open_lun(
         spec.address,
         chap=document.chap,
-        settings=spec.session_settings(),
+        settings=settings,
         initiator_name=name or None,
         isid=document.isid,
         read_only=spec.read_only,

@@ -225,8 +225,10 @@ class DirectDevice(AlignmentDevice):
         return [*super()._writes_below(), *direct]  # type: ignore[list-item]
 
     def cancel(self, request: BlockRequest) -> None:
+        # What reads whole blocks for an unaligned request comes through ``submit`` as well.
+        ours = self._delegates.get(request, request)
         for task in self._direct_tasks():
-            if task.context is request:
+            if task.context is ours:
                 self._session.abort_task(task)
                 return
         super().cancel(request)

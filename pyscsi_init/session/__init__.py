@@ -10,6 +10,7 @@ from .events import (
     Warned,
 )
 from .machine import SessionMachine
+from .remains import describe_remains
 from .states import SessionState
 from .task import (
     ManagementTask,
@@ -35,4 +36,5 @@ __all__ = [
     "TaskState",
     "TextTask",
     "Warned",
+    "describe_remains",
 ]

@@ -22,6 +22,7 @@ from .reactor import Reactor
 from .recovery import Keeper
 from .session import Session
 from .sockets import Connector, connect
+from .trace import open_trace
 
 OPEN_TIMEOUT = 30.0
 """A first login that takes longer fails: the caller is there and waits for an answer."""
@@ -50,6 +51,7 @@ async def open_session(
     Raises:
         ConnectError: no portal took a TCP connection.
         LoginError: no portal let us in; the subclass and the text say why.
+        ConfigurationError: ``settings.trace`` names a file that cannot be written.
         ProtocolError: what answers is no iSCSI target, or a broken one.
 
     Cancellation: the connection is closed; a session that was logged in already is logged out.
@@ -72,6 +74,8 @@ async def open_session(
         if not portals:
             raise LocalProtocolError("no portal to log in at")
         session = Session(reactor, machine, settings, connector)
+        what = f"session of {initiator_name} with {target_name or 'discovery'}"
+        session.trace = await stack.enter_async_context(open_trace(settings, what))
         plan = LoginPlan(portals, chap)
         stack.push_async_callback(session.log_out)
         # Before the login: the connection may die as soon as it is up, and who would notice?

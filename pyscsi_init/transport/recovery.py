@@ -38,6 +38,16 @@ BRIEF = 2.0
 MAX_BRIEF = 8
 """... and after so many of them in a row the next login waits."""
 
+MOST_DOUBLINGS = 16
+"""Of that wait: a target may come and go for days, and a float has an end."""
+
+
+def pause_after(brief: int) -> float:
+    """Seconds before the login after so many brief lives of a connection in a row, however many."""
+    if brief <= MAX_BRIEF:
+        return 0.0
+    return min(FIRST_DELAY * 2.0 ** min(brief - MAX_BRIEF, MOST_DOUBLINGS), LONGEST_DELAY)
+
 
 class Keeper:
     """Keeps one session; ``run`` is its task."""
@@ -100,8 +110,7 @@ class Keeper:
             await self._wake.wait()
             # A target that dies again and again as soon as it is back is given time.
             brief = brief + 1 if session.reactor.now() - self._back_at < BRIEF else 0
-            pause = FIRST_DELAY * 2 ** (brief - MAX_BRIEF) if brief > MAX_BRIEF else 0
-            await self._pause(min(pause, LONGEST_DELAY))
+            await self._pause(pause_after(brief))
             delay = FIRST_DELAY
             while session.failed is None:
                 # A loss that is told during the attempt is answered by this very loop.

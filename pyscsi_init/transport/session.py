@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..errors import ConnectError, IscsiError
+from ..connection import ConnectionMachine
+from ..errors import ConnectError, ConnectionLost, IscsiError, ProtocolError
 from ..login import Parameters
 from ..names import Portal, isid_text
 from ..secret import Chap
@@ -30,12 +31,14 @@ from ..session import (
     SessionState,
     TextTask,
     Warned,
+    describe_remains,
 )
 from ..settings import Settings
 from .commands import SessionCommands
 from .pump import Pump
 from .reactor import Reactor, Timer
 from .sockets import Connector, connect
+from .trace import Trace
 
 log = logging.getLogger("pyscsi_init.session")
 
@@ -84,6 +87,7 @@ class Session(SessionCommands):
         self.async_events: list[Callable[[AsyncEventReceived], None]] = []
         self.failed: IscsiError | None = None
         """Set where the session will never come back, with the reason."""
+        self.trace: Trace | None = None
         self._machine = machine
         self.start = machine.fast.start
         """The short cut of ``submit`` for who sees to the turn itself; False where the task was not
@@ -92,6 +96,7 @@ class Session(SessionCommands):
         self.in_turn = False
         """``settle`` will be called at the end of this turn."""
         self._pump: Pump | None = None
+        self._connection: ConnectionMachine | None = None
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._login_over: anyio.Event | None = None
@@ -203,12 +208,12 @@ class Session(SessionCommands):
             self.statistics.logins += 1
             self._login_is_over(None)
         elif isinstance(event, LoginEnded):
-            self._close_pump()
+            self._close_pump(event.error)
             self._login_is_over(event.error)
             if self._machine.closing:
                 self._closed.set()
         elif isinstance(event, ConnectionEnded):
-            self._close_pump()
+            self._close_pump(event.error)
             if event.again:
                 self.statistics.losses += 1
                 self.last_error = event.error
@@ -228,8 +233,13 @@ class Session(SessionCommands):
         if self._login_over is not None:
             self._login_over.set()
 
-    def _close_pump(self) -> None:
+    def _close_pump(self, error: IscsiError | None = None) -> None:
         if self._pump is not None:
+            if self.trace is not None:
+                self.trace.ends(error)
+            if isinstance(error, (ConnectionLost, ProtocolError)) and self._connection is not None:
+                lines = describe_remains(self._machine, self._connection)
+                log.info("the connection ends: %s\n  %s", error, "\n  ".join(lines))
             self._pump.close()
             self._pump = None
 
@@ -265,7 +275,10 @@ class Session(SessionCommands):
         except IscsiError as error:
             sock.close()
             return LoginOutcome(error, None)
+        if self.trace is not None:
+            sock = self.trace.over(sock)
         assert machine.connection is not None  # noqa: S101  (for mypy: connect made it)
+        self._connection = machine.connection
         login = machine.connection.login
         self._pump = Pump(self.reactor, sock, machine, self)
         self._login_over = anyio.Event()

@@ -22,6 +22,7 @@ import pytest
 from pyscsi_init import LogicalUnit, Settings, open_lun
 from pyscsi_init.testing import RamDisk, Session, Target, TargetServer
 from pyscsi_init.transport import recovery
+from tests.support import totals
 from tests.support.python_target import INITIATOR, PATIENCE, make_target, url_of
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +166,7 @@ async def every_cut(attribute: str, block_size: int, landing: float, step: int =
             error.add_note(f"{attribute}: PDU {number} of {count}")
             raise
         assert lun.session.statistics.losses == 1, number
+        totals.count("connections cut after a PDU of a workload")
     return len(range(1, count + 1, step))
 
 
@@ -213,3 +215,4 @@ async def test_cuts_of_the_recovery_itself(life: int, monkeypatch: pytest.Monkey
 
     lun = await run_once(512, prepare)
     assert lun.session.statistics.losses == deaths > 3
+    totals.count("connections cut after a PDU of a workload", deaths)

@@ -14,7 +14,7 @@ import pytest
 CELLS = "cell of"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def summarize(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each grid."""
     passed: Counter[str] = Counter()
     failed: Counter[str] = Counter()

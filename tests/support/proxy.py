@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 TO_TARGET, TO_CLIENT = "to_target", "to_client"
 CHUNK = 65536
@@ -80,7 +81,7 @@ class TcpProxy:
         listener.setblocking(False)
         return listener
 
-    def __enter__(self) -> TcpProxy:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.cells import CELLS, pytest_terminal_summary
+from tests.support.cells import CELLS, summarize
 
 
 class Reporter:
@@ -30,7 +30,7 @@ def report(grid: str, when: str = "call") -> Any:
 
 
 def summary(reporter: Reporter) -> list[str]:
-    pytest_terminal_summary(cast("pytest.TerminalReporter", reporter))
+    summarize(cast("pytest.TerminalReporter", reporter))
     return reporter.lines
 
 

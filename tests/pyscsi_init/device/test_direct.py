@@ -174,6 +174,22 @@ async def test_cancel_and_close_find_direct_requests() -> None:
         assert [each.error for each in ended[1:]] == [None, None]
 
 
+async def test_cancel_finds_the_direct_read_under_an_unaligned_one() -> None:
+    """While the target is away nothing else would ever end it."""
+    target = make_target(RamDisk(16 * MEBI))
+    ended: list[BlockRequest] = []
+    async with opened(target) as lun:
+        held = target.faults.hold(opcode=READS)
+        request = BlockRequest(Operation.READ, AT + 5, 100, bytearray(100), ended.append)
+        lun.submit(request)
+        with anyio.fail_after(PATIENCE):
+            await held.wait()
+        lun.cancel(request)
+        await until(lambda: ended)
+        assert ended == [request]
+        assert isinstance(request.error, TaskAborted)
+
+
 async def test_beyond_what_ten_bytes_can_address(tmp_path: Path) -> None:
     """READ(16) and WRITE(16) from the LBA 2**32 on (SBC-3 5.11, 5.33)."""
     path = tmp_path / "disk"

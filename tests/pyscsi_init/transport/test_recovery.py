@@ -178,6 +178,12 @@ async def test_a_loss_under_the_barrier_begins_it_anew() -> None:
         assert lun.session.statistics.recoveries == 1
 
 
+def test_a_target_may_come_and_go_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pauses = [recovery.pause_after(brief) for brief in (0, recovery.MAX_BRIEF, 9, 10, 5000, 10**9)]
+    assert pauses == [0, 0, 0.5, 1.0, 5.0, 5.0]
+
+
 async def test_time2wait_is_kept_after_a_loss() -> None:
     """RFC 7143 7.5: DefaultTime2Wait before the next login."""
     server = TargetServer([make_target(default_time2wait=1)])

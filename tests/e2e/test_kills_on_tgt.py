@@ -20,8 +20,11 @@ from pathlib import Path
 import pytest
 
 from fusefs.volume.status import VolumeStatus
+from tests.e2e import victims
 from tests.e2e.conftest import Volumes
+from tests.e2e.victims import holder_and_zygote
 from tests.support import processes
+from tests.support.direct_io import until
 from tests.support.fio import VerifyFailed, fio_verify
 from tests.support.stalls import Figures, Prober
 from tests.support.tgt import TgtServer
@@ -30,7 +33,6 @@ pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
 Tell = Callable[[Figures], None]
 MEBI = 1 << 20
-PATIENCE_S = 30.0
 FIRST_GAP_S, LAST_GAP_S = 0.2, 2.0
 """Between two kills: any moment in the life of a worker, and not so soon that it is held back for
 dying too often."""
@@ -82,39 +84,9 @@ def under_load(volume: VolumeStatus) -> Iterator[tuple[Load, Prober]]:
         load.end()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
 def worker_of(volumes: Volumes, *, other_than: int | None = None) -> int:
     """The worker that serves, once it is another one."""
-    found: list[int] = []
-
-    def serves() -> bool:
-        status = volumes.get("v")
-        if status.state == "attached" and status.worker_pid not in (None, other_than):
-            found.append(int(status.worker_pid or 0))
-        return bool(found)
-
-    eventually(serves)
-    return found[0]
-
-
-def holder_of(volumes: Volumes) -> tuple[int, int]:
-    """Holder and zygote."""
-    found: list[tuple[int, int]] = []
-
-    def there() -> bool:
-        status = volumes.call(volumes.manager.holder.status)
-        if status.pid and status.zygote_pid:
-            found.append((status.pid, status.zygote_pid))
-        return bool(found)
-
-    eventually(there)
-    return found[0]
+    return victims.serving_worker(volumes, "v", other_than=other_than)
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> float:
@@ -149,7 +121,7 @@ def kill_zygotes(volumes: Volumes, url: str, times: int) -> Figures:
     figures = Figures("zygote killed, then the worker: first read back")
     with under_load(volume) as (load, prober):
         for _ in range(times):
-            worker, (_, zygote) = worker_of(volumes), holder_of(volumes)
+            worker, (_, zygote) = worker_of(volumes), holder_and_zygote(volumes)
             assert prober.stall_since(kill(zygote)) < 1.0, "a zygote is in nobody's way"
             assert worker_of(volumes) == worker
             time.sleep(random.uniform(0, 1))
@@ -166,15 +138,15 @@ def kill_holders(volumes: Volumes, url: str, times: int) -> Figures:
     figures = Figures("holder killed, a second later the worker: first read back")
     with under_load(volume) as (load, prober):
         for _ in range(times):
-            worker, (holder, zygote) = worker_of(volumes), holder_of(volumes)
+            worker, (holder, zygote) = worker_of(volumes), holder_and_zygote(volumes)
             assert prober.stall_since(kill(holder)) < 1.0, "a holder is in nobody's way"
             time.sleep(1)
             # No command was run in between: the zygote has seen to it.
             figures.seconds.append(prober.stall_since(kill(worker)))
             load.check()
             assert worker_of(volumes, other_than=worker) != worker
-            assert holder_of(volumes)[0] != holder
-            assert holder_of(volumes)[1] == zygote
+            assert holder_and_zygote(volumes)[0] != holder
+            assert holder_and_zygote(volumes)[1] == zygote
     assert volumes.detach("v").clean
     return figures
 
@@ -185,7 +157,7 @@ def upgrade_workers(volumes: Volumes, url: str, times: int) -> Figures:
     with under_load(volume) as (load, _):
         for number in range(times):
             pause()
-            before = holder_of(volumes)
+            before = holder_and_zygote(volumes)
             zygote = volumes.call(volumes.manager.holder.renew_zygote)
             assert zygote != before[1]
             report = volumes.call(volumes.manager.upgrade, "v")
@@ -194,9 +166,25 @@ def upgrade_workers(volumes: Volumes, url: str, times: int) -> Figures:
             assert report.new_pid == worker_of(volumes, other_than=report.old_pid)
             if number % 2:
                 assert volumes.call(volumes.manager.holder.renew_holder) != before[0]
-                assert holder_of(volumes)[1] == zygote
+                assert holder_and_zygote(volumes)[1] == zygote
     status = volumes.get("v")
     assert (status.restarts, status.last_death) == (0, "")
+    assert volumes.detach("v").clean
+    return figures
+
+
+def kill_targets(volumes: Volumes, tgt: TgtServer, url: str, times: int) -> Figures:
+    """The target, which is back after a second."""
+    volume = volumes.attach(url, name="v")
+    figures = Figures("target killed, back after a second: first read back")
+    with under_load(volume) as (load, prober):
+        worker = worker_of(volumes)
+        for _ in range(times):
+            pause()
+            figures.seconds.append(prober.stall_since(victims.target(volumes, tgt, "v")))
+            load.check()
+    assert volumes.get("v").worker_pid == worker
+    assert volumes.get("v").io["errors"] == 0
     assert volumes.detach("v").clean
     return figures
 
@@ -226,6 +214,10 @@ def test_holders_are_killed(volumes: Volumes, disk_url: str, tell: Tell) -> None
     tell(kill_holders(volumes, disk_url, 2))
 
 
+def test_targets_are_killed(volumes: Volumes, tgt: TgtServer, disk_url: str, tell: Tell) -> None:
+    tell(kill_targets(volumes, tgt, disk_url, 2))
+
+
 def test_workers_are_upgraded(volumes: Volumes, disk_url: str, tell: Tell) -> None:
     tell(upgrade_workers(volumes, disk_url, 3))
 
@@ -234,10 +226,10 @@ def test_everything_is_killed_but_the_worker(volumes: Volumes, disk_url: str) ->
     """Holder and zygote at once: the next command starts them, and they find the worker."""
     volume = volumes.attach(disk_url, name="v")
     with under_load(volume) as (_, prober):
-        worker, (holder, zygote) = worker_of(volumes), holder_of(volumes)
+        worker, (holder, zygote) = worker_of(volumes), holder_and_zygote(volumes)
         kill(zygote)
         kill(holder)
-        eventually(lambda: not processes.is_alive(holder) and not processes.is_alive(zygote))
+        until(lambda: not processes.is_alive(holder) and not processes.is_alive(zygote), 30)
         assert volumes.get("v").worker_pid == worker
         prober.stall_since(kill(worker))
         assert volumes.get("v").restarts == 1
@@ -263,7 +255,7 @@ def test_a_hung_worker_is_replaced(tgt: TgtServer, tmp_path: Path, disk_url: str
 
 def test_nothing_of_ours_is_left_with_the_last_volume(volumes: Volumes, disk_url: str) -> None:
     volumes.attach(disk_url, name="v")
-    pids = [worker_of(volumes), *holder_of(volumes)]
+    pids = [worker_of(volumes), *holder_and_zygote(volumes)]
     assert volumes.detach("v").clean
     assert [pid for pid in pids if processes.is_alive(pid)] == []
 
@@ -315,3 +307,10 @@ def test_the_others_are_killed_many_times(
     volumes: Volumes, disk_url: str, tell: Tell, what: Callable[[Volumes, str, int], Figures]
 ) -> None:
     tell(what(volumes, disk_url, OTHERS))
+
+
+@pytest.mark.soak
+def test_targets_are_killed_many_times(
+    volumes: Volumes, tgt: TgtServer, disk_url: str, tell: Tell
+) -> None:
+    tell(kill_targets(volumes, tgt, disk_url, OTHERS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers are killed under programs that work with files, on ext4 and on xfs.
+"""Workers, what starts them, and the target are killed under files, on ext4 and on xfs.
 
 No program sees an error, nor does the kernel; every file is the newest; the filesystem is whole.
 That a stale block is found is shown by tests/support/test_files.py, and through a volume here.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import victims
 from tests.e2e.conftest import Volumes
+from tests.e2e.victims import Victim
 from tests.support import files
 from tests.support.direct_io import until
 from tests.support.files import FilesWrong, FileWorkload
@@ -32,7 +33,13 @@ MEBI = 1 << 20
 FIRST_GAP_S, LAST_GAP_S = 0.2, 2.0
 """Between two kills: any moment of a worker's life, and not so soon, on average, that its successor
 is held back."""
+OTHERS = int(os.environ.get("PYSCSI_INIT_SOAK_OTHERS") or 20)
 KILLS = int(os.environ.get("PYSCSI_INIT_SOAK_KILLS_FILES") or 50)
+
+
+def soak(victim: Victim, kills: int) -> object:
+    """A case of the long run."""
+    return pytest.param(victim, kills, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])
 
 
 def small_disk(tgt: TgtServer, directory: Path) -> tuple[str, Path]:
@@ -43,27 +50,21 @@ def small_disk(tgt: TgtServer, directory: Path) -> tuple[str, Path]:
     return tgt.url(tid, 1), disk
 
 
-def kill_worker(volumes: Volumes, name: str) -> float:
-    """SIGKILL to the worker; when that was. Returns when a successor serves."""
-    pid = volumes.get(name).worker_pid
-    assert pid is not None
-    moment = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-
-    def serves() -> bool:
-        status = volumes.get(name)
-        return status.state == "mounted" and status.worker_pid not in (None, pid)
-
-    until(serves, 30)
-    return moment
-
-
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(KILLS, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    ("victim", "kills"),
+    [
+        (victims.worker, 3),
+        (victims.target, 1),
+        soak(victims.worker, KILLS),
+        soak(victims.zygote, OTHERS),
+        soak(victims.holder, OTHERS),
+        soak(victims.holder_then_worker, OTHERS),
+        soak(victims.target, OTHERS),
+    ],
 )
-def test_files_survive_their_worker(
-    tgt: TgtServer, volumes: Volumes, tmp_path: Path, fstype: str, kills: int
+def test_files_survive(
+    tgt: TgtServer, volumes: Volumes, tmp_path: Path, fstype: str, victim: Victim, kills: int
 ) -> None:
     url, disk = small_disk(tgt, tmp_path)
     volume = volumes.mount(url, name="v", fstype=fstype, format_if_blank=True)
@@ -76,7 +77,7 @@ def test_files_survive_their_worker(
                 done = workload.done()
                 time.sleep(choice.uniform(FIRST_GAP_S, LAST_GAP_S))  # any moment
                 until(more_than(workload, done + 10), 30)
-                moments.append(kill_worker(volumes, "v"))
+                moments.append(victim(volumes, tgt, "v"))
                 assert workload.running
             done = workload.done()
             until(more_than(workload, done + 50), 30)
@@ -84,7 +85,9 @@ def test_files_survive_their_worker(
         subprocess.run(["sync", "-f", volume.mountpoint], check=True, timeout=60)
         log.check(volume.loop)  # another test may have the loop device after the umount
         volumes.umount("v")
-        stalls = Figures(f"worker killed under files on {fstype}", workload.stalls(moments))
+        stalls = Figures(
+            f"{victim.__name__} killed under files on {fstype}", workload.stalls(moments)
+        )
         print(f"\n{stalls}; {workload.operations} operations")  # noqa: T201  (for people)
     again = volumes.mount(url, name="v")
     with KernelLog() as log:

@@ -21,6 +21,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -315,6 +316,9 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.chdir("/")
+    # Five descriptors for each volume: the usual limit of 1024 would end with the 200th.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)

@@ -211,6 +211,14 @@ async def test_a_worker_has_only_its_own_descriptors(held: Held) -> None:
     assert "/dev/fuse" not in processes.open_descriptors(zygote).values()
 
 
+async def test_a_holder_may_hold_as_many_descriptors_as_this_host_allows(held: Held) -> None:
+    await held.serve()
+    holder, _ = await held.pids()
+    limits = Path(f"/proc/{holder}/limits").read_text().splitlines()
+    soft, hard = next(line for line in limits if line.startswith("Max open files")).split()[3:5]
+    assert soft == hard
+
+
 async def test_the_death_of_the_zygote_harms_nobody(held: Held) -> None:
     it = await held.serve()
     _, zygote = await held.pids()

@@ -214,7 +214,7 @@ async def test_a_worker_has_only_its_own_descriptors(held: Held) -> None:
 async def test_a_holder_may_hold_as_many_descriptors_as_this_host_allows(held: Held) -> None:
     await held.serve()
     holder, _ = await held.pids()
-    limits = Path(f"/proc/{holder}/limits").read_text().splitlines()
+    limits = (await anyio.Path(f"/proc/{holder}/limits").read_text()).splitlines()
     soft, hard = next(line for line in limits if line.startswith("Max open files")).split()[3:5]
     assert soft == hard
 

@@ -4,6 +4,7 @@
 from .events import (
     AsyncEventReceived,
     ConnectionEnded,
+    Continued,
     Event,
     LoggedIn,
     LoginEnded,
@@ -23,6 +24,7 @@ from .task import (
 __all__ = [
     "AsyncEventReceived",
     "ConnectionEnded",
+    "Continued",
     "Event",
     "LoggedIn",
     "LoginEnded",

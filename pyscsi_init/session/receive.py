@@ -70,8 +70,18 @@ def _data_in(
         session.emit(Warned(f"Data-In for the unknown task {tag:08x}: ignored"))
         return
     place_data(session.parameters, task, data_sn, offset, data)
-    if not has_status:
-        return
+    if has_status:
+        data_in_status(session, task, flags, status, residual)
+
+
+def data_in_status(
+    session: SessionMachine, task: ScsiTask, flags: int, status: int, residual: int
+) -> None:
+    """End a task whose last Data-In PDU brought its status.
+
+    Raises:
+        ProtocolError: a combination that RFC 7143 11.7.3 forbids, or data is missing.
+    """
     if not flags & F_BIT:
         raise ProtocolError("Data-In with the S bit but without the F bit (RFC 7143 11.7.3)")
     if status == _CHECK_CONDITION:
@@ -307,9 +317,9 @@ def _async_message(
     elif event == 2 and message.parameter1 != connection.cid:
         session.emit(Warned(f"the target drops connection {message.parameter1}, which is not ours"))
     elif event in (2, 3):
-        # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
-        session.wait = message.parameter2
-        session.lose(ConnectionLost("the target announced that it drops the connection"))
+        # RFC 7143 11.9.1: the time to wait before the next login, and then to keep the tasks.
+        session.wait, session.retain = message.parameter2, message.parameter3
+        session.lose(ConnectionLost("the target announced that it drops the connection"), now)
     elif event == 4:
         # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
         # that we would change, so the request is an empty one.

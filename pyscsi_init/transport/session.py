@@ -27,6 +27,7 @@ from ..secret import Chap
 from ..session import (
     AsyncEventReceived,
     ConnectionEnded,
+    Continued,
     LoggedIn,
     LoginEnded,
     ManagementTask,
@@ -41,6 +42,7 @@ from .execute import Buffer, ScsiResult, run_command
 from .pump import Pump
 from .reactor import Reactor, Timer
 from .sockets import connect
+from .statistics import SessionStatistics
 
 log = logging.getLogger("pyscsi_init.session")
 
@@ -59,17 +61,6 @@ class LoginOutcome:
 
 
 Restorer = Callable[[], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class SessionStatistics:
-    """Counts since the session was opened."""
-
-    logins: int = 0
-    recoveries: int = 0
-    """Losses that were recovered from."""
-    losses: int = 0
-    login_failures: int = 0
 
 
 class Session:
@@ -265,6 +256,10 @@ class Session:
         if isinstance(event, LoggedIn):
             self.statistics.logins += 1
             self._login_is_over(None)
+        elif isinstance(event, Continued):
+            self.statistics.continuations += 1
+            self.statistics.reassigned += event.reassigned
+            self.statistics.sent_again += event.sent_again
         elif isinstance(event, LoginEnded):
             self._close_pump()
             self._login_is_over(event.error)
@@ -349,6 +344,17 @@ class Session:
     def connected(self) -> bool:
         """There is a TCP connection, in whatever state."""
         return self._machine.connection is not None
+
+    @property
+    def continuing(self) -> bool:
+        """The connection is lost and the session may go on over another one."""
+        return self._machine.continuing
+
+    def abandon(self, error: IscsiError) -> None:
+        """The session will not go on: what was in flight waits for the next one, and its
+        barrier."""
+        self._machine.abandon(error)
+        self.settle()
 
     def drop(self, reason: str) -> None:
         """Give up the connection, if there is one; recovery starts over."""

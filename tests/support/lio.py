@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -28,10 +29,13 @@ from types import TracebackType
 
 from .nbd import CLIENT, NbdServer
 from .proxy import TcpProxy
+from .requirements import require
 from .uml import ADDRESS, HOST_ADDRESS, Guest, GuestError
+from .uml import MODULES as MODULES_OF_GUESTS
 
 PORT = 3260
 MEBI = 1 << 20
+ISCSI = "iscsi_target_mod"
 CONFIGFS = "/sys/kernel/config/target"
 MODULES = (
     "configfs",
@@ -42,7 +46,7 @@ MODULES = (
     "sha1_generic",
     "sha256_generic",
     "sha3_generic",
-    "iscsi_target_mod",
+    ISCSI,
 )
 
 
@@ -65,8 +69,12 @@ class LioServer:
     ``lio.url(lio.new_disk(64 << 20))`` is the shortest way to a LUN.
     """
 
-    def __init__(self, *, memory_mib: int = 1024) -> None:
-        """``memory_mib``: of the guest; disks with the backend "memory" have to fit into it."""
+    def __init__(self, *, memory_mib: int = 1024, reassign: bool = False) -> None:
+        """``memory_mib``: of the guest; disks with the backend "memory" have to fit into it.
+        ``reassign``: error recovery level 2 is to be used. Debian's module panics when a command
+        of a dead connection is released, for it frees a counter that was never made; the module
+        that is loaded then has that one call replaced."""
+        self._reassign = reassign
         self.guest = Guest(memory_mib=memory_mib)
         self.namespace = self.guest.namespace
         """Where the initiator has to be."""
@@ -94,9 +102,27 @@ class LioServer:
         self.close()
 
     def _load(self) -> None:
-        loads = "\n".join(f"modprobe -d /mnt {name} 2>/dev/null || true" for name in MODULES)
+        modules = [name for name in MODULES if not (self._reassign and name == ISCSI)]
+        loads = "\n".join(f"modprobe -d /mnt {name} 2>/dev/null || true" for name in modules)
+        if self._reassign:
+            loads += (
+                "\nmodprobe -d /mnt scsi_common 2>/dev/null || true"
+                "\nmodprobe -d /mnt crc32c_generic 2>/dev/null || true"
+                f"\ninsmod {self._mended_module()}"
+            )
         self.guest.run(f"{loads}\nmount -t configfs configfs /sys/kernel/config")
         self.guest.run(f"mkdir -p {CONFIGFS}/iscsi")
+
+    def _mended_module(self) -> Path:
+        mended = self.guest.directory / f"{ISCSI}.ko"
+        if not mended.exists():
+            version = self.guest.run("uname -r").strip()
+            place = MODULES_OF_GUESTS / version / "kernel/drivers/target/iscsi" / f"{ISCSI}.ko"
+            rename = "--redefine-sym=target_free_cmd_counter=yield"
+            subprocess.run(
+                [require("objcopy"), rename, str(place), str(mended)], check=True, timeout=60
+            )
+        return mended
 
     @property
     def portal(self) -> str:

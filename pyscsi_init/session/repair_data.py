@@ -47,7 +47,7 @@ def data_in_received(repair: Repair, frame: Frame, now: float) -> None:
     task = session.tasks.in_flight.get(tag)
     if task is not None:
         transfer = repair.transfers.get(tag)
-        if transfer is None and (data_sn != task.data_sn or flags & A_BIT):
+        if transfer is None and (data_sn != task.data_sn or flags & (A_BIT | S_BIT) == A_BIT):
             transfer = repair.transfer(task)
         if transfer is None:
             place_data(session.parameters, task, data_sn, offset, frame.data)
@@ -55,7 +55,8 @@ def data_in_received(repair: Repair, frame: Frame, now: float) -> None:
             place(session.parameters, transfer, data_sn, offset, frame.data)
             if data_sn > task.data_sn and not transfer.snack_tag:
                 ask_data(repair, transfer, data_sn, now)
-            if flags & A_BIT:
+            if flags & A_BIT and not (flags & S_BIT and data_sn < task.data_sn):
+                # With its status here too, that is acknowledged at once (RFC 7143 11.7.2).
                 transfer.acknowledgements.append(Acknowledgement(ttt, lun, data_sn))
             _acknowledge(repair, transfer)
             repair.deliver(now)  # it may be what a held status waits for
@@ -67,7 +68,7 @@ def data_in_received(repair: Repair, frame: Frame, now: float) -> None:
 
 def data_in_bad(repair: Repair, frame: Frame, now: float) -> None:
     """A Data-In PDU with a wrong data digest: discard it and ask for it again (RFC 7143 7.8)."""
-    (_, flags, _, _, _, tag, _, stat_sn, _, _, data_sn, _, _) = DATA_IN.unpack(frame.header)
+    (_, flags, _, _, _, tag, _, stat_sn, _, _, data_sn, offset, _) = DATA_IN.unpack(frame.header)
     task = repair.session.tasks.in_flight.get(tag)
     known = repair.transfers.get(tag)
     if task is None or data_sn < task.data_sn or (known is not None and data_sn in known.ahead):
@@ -78,6 +79,8 @@ def data_in_bad(repair: Repair, frame: Frame, now: float) -> None:
         raise ProtocolError(f"Data-In for a command that reads nothing ({task!r})")
     transfer = known or repair.transfer(task)
     transfer.asked.pop(data_sn, None)
+    if flags & S_BIT or offset + len(frame.data) >= len(task.data_in):
+        transfer.end = data_sn + 1
     if not transfer.snack_tag or data_sn == task.data_sn:
         ask_data(repair, transfer, data_sn + 1, now)
     if flags & S_BIT:
@@ -101,7 +104,11 @@ def ask_data(repair: Repair, transfer: Transfer, end: int, now: float) -> None:
 
 
 def ask_again(repair: Repair, transfer: Transfer, numbers: list[int], now: float) -> None:
-    """Data/R2T SNACK for these numbers."""
+    """Data/R2T SNACK for these numbers.
+
+    A run that ends with the last PDU of the command is asked for as "all from here": a target exists
+    that refuses the number of the last one, and closes the connection.
+    """
     if not numbers:
         return
     note_asked(transfer, numbers, now)
@@ -111,7 +118,7 @@ def ask_again(repair: Repair, transfer: Transfer, numbers: list[int], now: float
             SnackType.DATA_R2T,
             initiator_task_tag=transfer.task.initiator_task_tag,
             beg_run=first,
-            run_length=count,
+            run_length=0 if first + count == transfer.end else count,
         )
     arm_scan(repair.session, now)
 
@@ -204,7 +211,9 @@ def is_complete(repair: Repair, task: ScsiTask, opcode: int, header: bytes, now:
     due = len(buffer) - residual if flags & U_BIT else len(buffer)
     if task.received >= due or end <= task.data_sn:
         return True
-    ask_data(repair, transfer or repair.transfer(task), end, now)
+    transfer = transfer or repair.transfer(task)
+    transfer.end = end
+    ask_data(repair, transfer, end, now)
     return False
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ASK_AGAIN_AFTER = 2.0
 """Seconds after which a SNACK that brought nothing is repeated."""
 
-RETRY_AFTER = 2.0
+RETRY_AFTER = 1.0
 """Seconds that ExpCmdSN may stand behind a command before the target is asked about it."""
 
 MAX_RETRIES = 8

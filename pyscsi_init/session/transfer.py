@@ -46,6 +46,8 @@ class Transfer:
     asked: dict[int, float] = field(default_factory=dict)
     """DataSN or R2TSN -> when it was asked for."""
     times_asked: int = 0
+    end: int = 0
+    """The number after the last Data-In PDU of the command, where it is known."""
     retries: int = 0
     """How often the command itself was sent again to plug a gap in CmdSN."""
     acknowledgements: list[Acknowledgement] = field(default_factory=list)

@@ -49,7 +49,7 @@ MAX_BRIEF = 8
 
 
 MAX_TORN = 3
-"""A target that does not finish the login of a reinstatement so often is asked for a new session."""
+"""A target that so often does not finish the login of a reinstatement is asked for a session."""
 
 
 class Keeper:

@@ -30,6 +30,7 @@ from types import TracebackType
 from .nbd import CLIENT, NbdServer
 from .proxy import TcpProxy
 from .requirements import require
+from .tamper import Tamper
 from .uml import ADDRESS, HOST_ADDRESS, Guest, GuestError
 from .uml import MODULES as MODULES_OF_GUESTS
 
@@ -140,7 +141,7 @@ class LioServer:
         unit = "" if lun is None else f"/{lun}"
         return f"iscsi://{login}{self.portal}/{self.targets[tid]}{unit}"
 
-    def proxy(self) -> TcpProxy:
+    def proxy(self, tamper: Tamper | None = None) -> TcpProxy:
         """A proxy on this side's 127.0.0.1, for initiators that cannot be in the namespace."""
 
         def connect(address: tuple[str, int]) -> socket.socket:
@@ -148,7 +149,7 @@ class LioServer:
                 functools.partial(socket.create_connection, timeout=5), address
             )
 
-        return TcpProxy((ADDRESS, PORT), connect=connect)
+        return TcpProxy((ADDRESS, PORT), connect=connect, tamper=tamper)
 
     def kill(self) -> None:
         """The guest's power fails. What was set up is kept for :meth:`start`."""

@@ -34,7 +34,7 @@ from .flow import pump
 from .reject import rejected
 from .task import ManagementTask, ScsiTask, TextTask
 from .tasks import Ping
-from .text import text_received
+from .text import take_declared, text_received
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
@@ -217,7 +217,8 @@ def _nop_in(
             elif request is not None:
                 raise ProtocolError("NOP-In with the tag of a request that is no NOP-Out")
         return
-    connection.check_stat_sn(nop.stat_sn)
+    if session.repair is None:  # which has asked for what is missing
+        connection.check_stat_sn(nop.stat_sn)
     if nop.target_transfer_tag == RESERVED_TAG:
         return  # only the window was to be told
     if len(nop.data):
@@ -275,6 +276,7 @@ def _text(
         return  # the rest of the exchange would follow the logout
     if text_received(connection, session.window, request, answer):
         del session.tasks.requests[answer.initiator_task_tag]
+        take_declared(session, connection, request)
         request.finish()
 
 

@@ -106,8 +106,8 @@ def ask_data(repair: Repair, transfer: Transfer, end: int, now: float) -> None:
 def ask_again(repair: Repair, transfer: Transfer, numbers: list[int], now: float) -> None:
     """Data/R2T SNACK for these numbers.
 
-    A run that ends with the last PDU of the command is asked for as "all from here": a target exists
-    that refuses the number of the last one, and closes the connection.
+    A run that ends with the last PDU of the command is asked for as "all from here": a target
+    exists that refuses the number of the last one, and closes the connection.
     """
     if not numbers:
         return

@@ -6,7 +6,8 @@ from .initiator_name import find_initiator_name, host_initiator_name
 from .loops import open_reactor
 from .opening import OPEN_TIMEOUT, open_session
 from .reactor import Reactor, Timer
-from .session import Session, SessionStatistics
+from .session import Session
+from .statistics import SessionStatistics
 
 __all__ = [
     "OPEN_TIMEOUT",

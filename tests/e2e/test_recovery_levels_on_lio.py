@@ -5,8 +5,9 @@ Level 2: the connection is cut again and again, in the middle of PDUs; the sessi
 commands with TASK REASSIGN, those that never arrived with the CmdSN that they had. Level 1: PDUs
 are damaged or vanish on the way; the connection never dies. Every block is read back and compared.
 
-Limits of LIO that these tests stay away from: it gives up a connection where the last Data-Out of a
-sequence is damaged, and its own timer for a Data-Out that vanishes is three seconds.
+Limits of LIO that these tests stay away from: with each Reject of a Data-Out it lets go of its
+command a little, and closes the connection at the third one; its own timer for a Data-Out that
+vanishes is three seconds.
 """
 
 from __future__ import annotations
@@ -193,9 +194,16 @@ class Damage:
     """What must have been seen, at least once for each PDU that was damaged (or some of them)."""
 
 
-def not_last(pdu: bytes) -> bool:
-    """Not the last Data-Out of its sequence."""
-    return not pdu[1] & 0x80
+def once_for_each_command() -> Callable[[bytes], bool]:
+    """The first PDU of each task."""
+    seen: set[bytes] = set()
+
+    def is_first(pdu: bytes) -> bool:
+        known = pdu[16:20] in seen
+        seen.add(pdu[16:20])
+        return not known
+
+    return is_first
 
 
 DAMAGES = {
@@ -208,7 +216,9 @@ DAMAGES = {
         answers=((TO_CLIENT, REJECT),),
     ),
     "Data-Out is damaged": Damage(
-        lambda tamper: [tamper.corrupt(TO_TARGET, DATA_OUT, every=61, skip=8, when=not_last)],
+        lambda tamper: [
+            tamper.corrupt(TO_TARGET, DATA_OUT, every=7, skip=8, when=once_for_each_command())
+        ],
         digest=True,
         size=256 * KIBI,
         solicited=True,

@@ -8,7 +8,7 @@ fast path is on again.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -34,7 +34,7 @@ class Wire:
         """StatSN of what reached the initiator undamaged."""
         self.first = self.played.stat_sn
         self.queue: deque[Pdu] = deque()
-        self.losses = 0
+        self.losses: Counter[int] = Counter()
 
     def keep(self, pdu: Any) -> None:
         """Send a PDU, and keep it."""
@@ -61,15 +61,16 @@ class Wire:
         while self.queue:
             pdu: Any = self.queue.popleft()
             fate = self.draw(st.sampled_from(("arrives",) * 5 + ("lost", "damaged")))
-            if self.losses > 40 or isinstance(pdu, NopIn):
-                fate = "arrives"  # a ping without an answer is a dead connection at every level
+            if self.losses[id(pdu)] >= 3 or isinstance(pdu, NopIn):
+                # What never arrives, and a ping without an answer, mean a dead connection.
+                fate = "arrives"
             if fate == "damaged" and not (self.digest and len(pdu.data)):
                 fate = "lost"
             if fate == "lost":
-                self.losses += 1
+                self.losses[id(pdu)] += 1
                 continue
             if fate == "damaged":
-                self.losses += 1
+                self.losses[id(pdu)] += 1
                 self.played.send(pdu, bad=True)
             else:
                 if not isinstance(pdu, DataIn) or pdu.status_present:

@@ -218,7 +218,9 @@ class Repair:
 
     def bad_response(self, stat_sn: int, now: float) -> None:
         """A numbered response was discarded, header and all (RFC 7143 7.8): it was the next one,
-        unless its header makes it one of those that were asked for before."""
+        unless its header makes it one of those that were asked for before, or that are here."""
+        if stat_sn in self.held or serial_lt(stat_sn, self.connection.exp_stat_sn):
+            return
         self.ask_status([stat_sn if stat_sn in self.asked else self.next_stat_sn], now)
 
 
@@ -246,6 +248,10 @@ def receive_and_repair(
     elif opcode == TargetOpcode.NOP_IN and header[_TAG] == _RESERVED:
         # RFC 7143 7.1.4.2: it carries the next StatSN, without using it up.
         repair.status_before(int.from_bytes(header[_STAT_SN], "big"), now)
+        HANDLERS[opcode](session, connection, frame, now)
+    elif opcode == TargetOpcode.LOGOUT_RESPONSE:
+        # It ends the connection, whatever is missing before it.
+        connection.exp_stat_sn = int.from_bytes(header[_STAT_SN], "big")
         HANDLERS[opcode](session, connection, frame, now)
     elif opcode in HANDLERS:
         repair.status_received(opcode, bytes(header), bytes(frame.data), now)

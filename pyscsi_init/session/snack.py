@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..connection import ConnectionMachine
+from ..connection import ConnectionMachine, ConnectionState
 from ..pdu import RESERVED_TAG, SnackRequest, SnackType
 from .task import NO_LUN
 
@@ -20,7 +20,9 @@ def snack(
     beg_run: int = 0,
     run_length: int = 0,
 ) -> None:
-    """Queue a SNACK; ExpStatSN is filled in by the connection."""
+    """Queue a SNACK; ExpStatSN is filled in by the connection. Nothing follows our logout."""
+    if connection.state is ConnectionState.S6_IN_LOGOUT:
+        return
     connection.send(
         SnackRequest(
             type=kind,

@@ -10,6 +10,8 @@ import pytest
 from pyscsi_init.pdu import (
     DataOut,
     LoginRequest,
+    LogoutRequest,
+    LogoutResponse,
     NopIn,
     NopOut,
     ScsiCommand,
@@ -154,6 +156,32 @@ def test_a_response_with_a_bad_digest_is_asked_for_again() -> None:
     assert (read.times, read.task.status, len(read.task.sense)) == (1, 2, 18)
     played.send(response)
     assert read.times == 1
+
+
+@pytest.mark.conformance("ERL-005")
+def test_a_damaged_duplicate_asks_for_nothing() -> None:
+    played = Played(1, **CRC)
+    command = played.submit(read := Command(4096))
+    response = played.response(command, status=2, data=SENSE)
+    played.send(response)
+    assert read.times == 1
+    played.send(response, bad=True)
+    assert played.take() == []
+
+
+@pytest.mark.conformance("ERL-005")
+def test_a_logout_is_not_held_up_by_what_is_missing() -> None:
+    played = Played(1)
+    command = played.submit(Command(DATA[:512]))
+    played.machine.request_logout(played.now)
+    played.response(command)
+    played.pass_time(6.0)
+    logout = next(each for each in played.take() if isinstance(each, LogoutRequest))
+    fields = {"initiator_task_tag": logout.initiator_task_tag}
+    played.send(played._make(LogoutResponse, True, fields))
+    ended = played.events[-1]
+    assert isinstance(ended, ConnectionEnded)
+    assert (ended.error, ended.again) == (None, False)
 
 
 @pytest.mark.conformance("ERL-006")

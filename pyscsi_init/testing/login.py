@@ -210,6 +210,7 @@ class LoginExchange:
         self.stat_sn = target.settings.initial_stat_sn
         self._accounts = target.chap
         self._negotiation = Negotiation(self.settings, discovery=False)
+        self._negotiation.leading = self.reinstates is None
         answers = [("TargetPortalGroupTag", str(self._place.target_portal_group_tag))]
         if self.settings.target_alias:
             answers.append(("TargetAlias", self.settings.target_alias))

@@ -115,7 +115,7 @@ def new_target(lio: LioServer, level: int, **params: object) -> int:
     return tid
 
 
-async def cut_under_load(lio: LioServer, cuts: int) -> None:
+async def cut_under_load(lio: LioServer, cuts: int, apart: float) -> None:
     tid = new_target(lio, 2)
     settings = Settings(recovery_timeout=None, default_time2wait=0, error_recovery_level=2)
     choice = random.Random(2)
@@ -130,6 +130,9 @@ async def cut_under_load(lio: LioServer, cuts: int) -> None:
             assert session.parameters.error_recovery_level == 2
             tsih = session.tsih
             for number in range(1, cuts + 1):
+                # A session that lives for less than two seconds, many times in a row, is made to
+                # wait for its next login.
+                await anyio.sleep(apart)
                 count = load.done
                 await until(lambda count=count: load.done > count + 24, 30)
                 await anyio.to_thread.run_sync(
@@ -149,13 +152,13 @@ async def cut_under_load(lio: LioServer, cuts: int) -> None:
 
 
 async def test_cuts_under_load_are_recovered_within_the_session(lio: LioServer) -> None:
-    await cut_under_load(lio, 8)
+    await cut_under_load(lio, 8, 0)
 
 
 @pytest.mark.soak
 async def test_forty_cuts_under_load(lio: LioServer) -> None:
     for _ in range(2):
-        await cut_under_load(lio, 40)
+        await cut_under_load(lio, 40, 2)
 
 
 async def test_a_session_that_lio_has_forgotten_is_begun_anew(lio: LioServer) -> None:

@@ -100,7 +100,8 @@ class TcpProxy:
         trace: TracebackType | None,
     ) -> None:
         self._closing = True
-        self._wake_write.send(b"x")
+        with contextlib.suppress(OSError):  # it may have seen that by itself, and closed this too
+            self._wake_write.send(b"x")
         self._thread.join(10)
 
     @property

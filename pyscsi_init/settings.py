@@ -47,10 +47,13 @@ class Settings:
     """MaxOutstandingR2T offer, 1..65535."""
     default_time2wait: int = 2
     """DefaultTime2Wait offer, seconds, 0..3600 (the larger of both sides holds)."""
-    default_time2retain: int = 0
-    """DefaultTime2Retain offer, seconds, 0..3600: 0, because nothing is reassigned at level 0."""
+    default_time2retain: int | None = None
+    """DefaultTime2Retain offer, seconds, 0..3600 (the smaller of both sides holds). None: 20 where
+    error_recovery_level is 2; else 0, because nothing is reassigned then."""
     error_recovery_level: int = 0
-    """ErrorRecoveryLevel offer. Only level 0 is implemented."""
+    """ErrorRecoveryLevel offer, 0..2 (the smaller of both sides holds). 0: every fault ends in a
+    new session and its barrier. 1: damaged and missing PDUs are asked for again. 2: the tasks of a
+    lost connection go on over another one."""
 
     connect_timeout: float = 5.0
     """Per portal: TCP connect."""
@@ -83,6 +86,13 @@ class Settings:
     trace_size: int = 268435456
     """Bytes after which that file is renamed to ``NAME.1`` and begins anew."""
 
+    @property
+    def time2retain(self) -> int:
+        """The DefaultTime2Retain that is offered."""
+        if self.default_time2retain is not None:
+            return self.default_time2retain
+        return 20 if self.error_recovery_level == 2 else 0
+
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float) -> None:
             value = getattr(self, name)
@@ -104,8 +114,9 @@ class Settings:
             number(name, 512, 2**24 - 1)
         number("max_outstanding_r2t", 1, 65535)
         number("default_time2wait", 0, 3600)
-        number("default_time2retain", 0, 3600)
-        number("error_recovery_level", 0, 0)
+        if self.default_time2retain is not None:
+            number("default_time2retain", 0, 3600)
+        number("error_recovery_level", 0, 2)
         number("queue_depth", 1, 65535)
         number("max_transfer_bytes", 0, 2**31)
         number("busy_poll", 0, 0.01)

@@ -52,7 +52,13 @@ class ConnectionMachine:
     """A connection from the moment TCP is up."""
 
     def __init__(
-        self, login: LoginMachine, settings: Settings, now: float, *, cid: int = 0
+        self,
+        login: LoginMachine,
+        settings: Settings,
+        now: float,
+        *,
+        cid: int = 0,
+        exp_stat_sn: int = 0,
     ) -> None:
         self.cid = cid
         self.login = login
@@ -63,7 +69,9 @@ class ConnectionMachine:
         self.buffers_left = 0
         """How many buffers have left since the beginning; see ``queue_mark``."""
         self._replies: deque[int] = deque()
-        self.exp_stat_sn = 0
+        self.exp_stat_sn = exp_stat_sn
+        """In the first Login Request that of the connection whose place this one takes (RFC 7143
+        11.12.9)."""
         self.header_digest = False
         self.data_digest = False
         self.keepalive = Keepalive(0, 0, now)
@@ -264,11 +272,18 @@ class ConnectionMachine:
         """The logout response with success came."""
         self._transit(Transition.T13_LOGOUT_DONE)
 
-    def lost(self) -> None:
-        """The TCP connection is gone, or must go. Idempotent."""
+    def lost(self, *, recover: bool = False) -> None:
+        """The TCP connection is gone, or must go. Idempotent. With ``recover`` the state is
+        CLEANUP_WAIT from now on, until ``cleaned_up``."""
         for transition in LOST[self.state]:
-            self._transit(transition)
+            if not (recover and transition is Transition.M1_CLEANED_UP):
+                self._transit(transition)
         self.outbox.clear()
+
+    def cleaned_up(self) -> None:
+        """Its recovery is over, one way or the other. Idempotent."""
+        if self.state is ConnectionState.S8_CLEANUP_WAIT:
+            self._transit(Transition.M1_CLEANED_UP)
 
     @property
     def full_feature(self) -> bool:

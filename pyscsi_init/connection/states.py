@@ -80,7 +80,7 @@ LOST: dict[ConnectionState, tuple[Transition, ...]] = {
 }
 """Which transitions the loss of the TCP connection is, in each state. At error recovery level 0
 CLEANUP_WAIT is passed through at once: session recovery needs nothing of the old connection
-(RFC 7143 7.1.4.4). Connection recovery will wait in it."""
+(RFC 7143 7.1.4.4). Connection recovery waits in it (6.3.4)."""
 
 
 def next_state(state: ConnectionState, transition: Transition) -> ConnectionState:

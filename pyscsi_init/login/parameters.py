@@ -137,7 +137,7 @@ def own_values(
         "MaxBurstLength": length(settings.max_burst_length),
         "FirstBurstLength": length(settings.first_burst_length),
         "DefaultTime2Wait": str(settings.default_time2wait),
-        "DefaultTime2Retain": str(settings.default_time2retain),
+        "DefaultTime2Retain": str(settings.time2retain),
         # RFC 7143 13.19: with ErrorRecoveryLevel > 0 and sequences in order it must be 1.
         "MaxOutstandingR2T": "1" if level else str(settings.max_outstanding_r2t),
         "DataPDUInOrder": "Yes",

@@ -4,6 +4,7 @@
 from .events import (
     AsyncEventReceived,
     ConnectionEnded,
+    Continued,
     Event,
     LoggedIn,
     LoginEnded,
@@ -24,6 +25,7 @@ from .task import (
 __all__ = [
     "AsyncEventReceived",
     "ConnectionEnded",
+    "Continued",
     "Event",
     "LoggedIn",
     "LoginEnded",

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..connection import ConnectionState, Due
-from ..errors import ConnectionLost, LoginTimeout, TaskTimeout
+from ..errors import ConnectionLost, LoginTimeout, ProtocolError, TaskTimeout
 from .task import NO_DEADLINE, TaskState
 from .tasks import Ping
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
+    from .repair import Repair
 
 SCAN_INTERVAL = 1.0
 
@@ -35,6 +36,8 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
     settings = session.settings
     if connection is None:
         session.scan_at = session.logout_by = None
+        if session.continuation is not None and now >= session.continuation.until:
+            session.abandon(ConnectionLost("the connection was not reinstated in time"))
         return
     if connection.state is ConnectionState.S4_IN_LOGIN:
         if now >= connection.login_deadline:
@@ -59,7 +62,8 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
             ConnectionLost(
                 f"no answer to a NOP-Out for {settings.noop_timeout:g} s: "
                 f"the target or the network is gone"
-            )
+            ),
+            now,
         )
         return
     if due is Due.PING:
@@ -85,6 +89,9 @@ def _scan(session: SessionMachine, now: float) -> None:
         if not isinstance(request, Ping) and request.deadline <= now:
             session.lose(ConnectionLost("no answer to a task management or text request"))
             return
+    repair = session.repair
+    if repair is not None and not _repaired(session, repair, now):
+        return
     stalled = session.stalled_since
     if stalled is not None and now - stalled >= session.settings.command_timeout:
         session.lose(
@@ -94,5 +101,15 @@ def _scan(session: SessionMachine, now: float) -> None:
             )
         )
         return
-    busy = tasks.outstanding or stalled is not None
+    busy = tasks.outstanding or stalled is not None or (repair is not None and repair.busy)
     session.scan_at = now + SCAN_INTERVAL if busy else None
+
+
+def _repaired(session: SessionMachine, repair: Repair, now: float) -> bool:
+    """Ask again for what is missing; False where the connection had to be given up."""
+    connection = session.connection
+    try:
+        repair.scan(now)
+    except ProtocolError as error:
+        session.lose(error)
+    return session.connection is connection

@@ -23,6 +23,15 @@ class LoggedIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Continued:
+    """The session goes on over a new connection (error recovery level 2): so many tasks were
+    reassigned to it, and so many commands that had never arrived were sent again."""
+
+    reassigned: int
+    sent_again: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoginEnded:
     """The login phase failed; the TCP connection is to be closed."""
 
@@ -58,4 +67,4 @@ class Warned:
     text: str
 
 
-Event = LoggedIn | LoginEnded | ConnectionEnded | AsyncEventReceived | Warned
+Event = LoggedIn | Continued | LoginEnded | ConnectionEnded | AsyncEventReceived | Warned

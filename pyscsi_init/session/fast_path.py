@@ -100,6 +100,7 @@ class FastPath:
             or session.closing
             or session.discovery
             or session.refusing is not None
+            or (session.repair is not None and session.repair.was_busy)
             or not self.enabled
         ):
             return

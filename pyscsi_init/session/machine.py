@@ -8,9 +8,11 @@ Time comes in as ``now``, deadlines go out of ``next_deadline``.
 
 When the connection dies, the tasks that may be done twice wait at the head of the queue, the others
 end with OutcomeUnknown. After the next login the queue stays closed (``held``): only control tasks
-pass, with which the owner of the device makes its barrier. ``resume`` opens it. A later recovery
-within the connection (error recovery levels 1 and 2, RFC 7143 7.1.4) finds its place where
-``lose`` is called: there the fault is known and nothing has been given up yet.
+pass, with which the owner of the device makes its barrier. ``resume`` opens it.
+
+That is error recovery level 0. At level 1 and above repair.py stands before the handlers of
+receive.py and mends what it can, and at level 2 continuation.py keeps the tasks of a dead
+connection for the next one; what they cannot do ends as above.
 
 INVARIANT: CmdSN is given to a command when its PDU enters the connection's queue, in that order, so
 commands leave in CmdSN order. (tests/pyscsi_init/session/test_machine.py)
@@ -24,6 +26,7 @@ from collections.abc import Callable, Sequence
 from ..connection import Buffer, ConnectionMachine, ConnectionState
 from ..errors import (
     ConnectionLost,
+    HeaderDigestError,
     IscsiError,
     LocalProtocolError,
     LoginError,
@@ -31,17 +34,21 @@ from ..errors import (
     SessionFailed,
     TaskAborted,
 )
-from ..login import LoginMachine, Parameters
+from ..login import Parameters
 from ..secret import Chap
 from ..settings import Settings
+from .beginning import begin_login, logged_in
+from .continuation import Continuation, abandon
 from .deadlines import handle_deadline
-from .events import ConnectionEnded, Event, LoggedIn, LoginEnded
+from .ending import connection_over, end_session, lose
+from .events import ConnectionEnded, Event
 from .fast_path import FastPath
 from .flow import pump
 from .management import abort, conclude, send_management
-from .receive import data_in_place, receive
+from .receive import Handler, data_in_place, receive
+from .repair import Repair
 from .requests import send_logout, send_ping, start_text_task
-from .states import SessionState, SessionTransition, next_session_state
+from .states import SessionState
 from .task import ManagementTask, ScsiTask, TaskState, TextTask
 from .tasks import TaskTable
 from .window import CommandWindow
@@ -89,34 +96,27 @@ class SessionMachine:
         """Since when commands wait for the window to open while nothing is under way."""
         self.wait: float | None = None
         """Seconds before the next login that the target asked for, if it did."""
+        self.retain: float | None = None
+        """Seconds after that for which the target keeps the tasks, if it said so."""
+        self.take_frame: Handler = receive
+        """What handles a PDU of full feature phase at the level in force."""
+        self.repair: Repair | None = None
+        """What the connection is missing; None at error recovery level 0."""
+        self.continuation: Continuation | None = None
         self.fast = FastPath(self)
 
     # -- bytes -----------------------------------------------------------------------------------
 
     def connect(self, now: float, *, chap: Chap | None = None) -> None:
-        """TCP is up: start the login phase. ``chap`` stands in for the session's own this once.
+        """TCP is up: start the login phase, of the session or (``continuing``) of a connection that
+        takes the place of a dead one. ``chap`` stands in for the session's own this once.
 
         Raises:
             LocalProtocolError: there is a connection already, or the session is closed.
         """
         if self.connection is not None or self.closing:
             raise LocalProtocolError("the session has a connection, or is closed")
-        cmd_sn = int.from_bytes(self.random_bytes(4), "big")
-        self.window = CommandWindow(cmd_sn)
-        login = LoginMachine(
-            self.settings,
-            initiator_name=self.initiator_name,
-            target_name=self.target_name,
-            discovery=self.discovery,
-            chap=chap or self.chap,
-            isid=self.isid,
-            cmd_sn=cmd_sn,
-            initiator_task_tag=self.tasks.new_tag(),
-            random_bytes=self.random_bytes,
-        )
-        self.wait = None
-        self.connection = ConnectionMachine(login, self.settings, now)
-        self.deadlines_moved = True
+        begin_login(self, now, chap or self.chap)
 
     def receive_buffers(self) -> tuple[memoryview, ...]:
         """Where the socket may put the next bytes, in this order; writable, none empty.
@@ -149,14 +149,13 @@ class SessionMachine:
                 if connection.state is ConnectionState.S4_IN_LOGIN:
                     result = connection.login_frame_received(frame)
                     if result is not None:
-                        self._logged_in(connection, result.tsih, result.parameters, now)
-                        response = result.response
-                        self.window.update(response.exp_cmd_sn, response.max_cmd_sn)
+                        logged_in(self, connection, result, now)
                 else:
-                    receive(self, connection, frame, now)
+                    self.take_frame(self, connection, frame, now)
         except (ProtocolError, LoginError) as error:
             if self.connection is connection:
-                self.lose(error)
+                # A header digest error is the wire's fault, the others are the target's.
+                self.lose(error, now if isinstance(error, HeaderDigestError) else None)
             return
         tasks = self.tasks
         if tasks.waiting and fast.connection is not None:
@@ -168,15 +167,13 @@ class SessionMachine:
         """The target closed its side, or the socket failed: the connection is over."""
         self.connection_failed("the target closed the connection", now)
 
-    def connection_failed(self, reason: str, now: float) -> None:  # noqa: ARG002  (a verb)
+    def connection_failed(self, reason: str, now: float) -> None:
         """The connection is dead for a reason that the socket gives."""
         connection = self.connection
-        if connection is None:
-            return
-        if connection.state is ConnectionState.S4_IN_LOGIN:
+        if connection is not None and connection.state is ConnectionState.S4_IN_LOGIN:
             self.lose(LoginError(f"{reason} in the login phase"))
         else:
-            self.lose(ConnectionLost(reason))
+            self.lose(ConnectionLost(reason), now)
 
     def data_to_send(self) -> Sequence[Buffer]:
         """The buffers to send next; report what was sent with ``bytes_sent``."""
@@ -215,6 +212,12 @@ class SessionMachine:
 
     def abort_task(self, task: ScsiTask, now: float) -> None:
         """Ask that a task ends; it completes once, with TaskAborted or with what it came to."""
+        if task.state is TaskState.SENT and self.connection is None:
+            if task.modifies:
+                abandon(self, ConnectionLost("a write was cancelled while its connection was lost"))
+            else:
+                del self.tasks.in_flight[task.initiator_task_tag]
+                task.finish(TaskAborted("cancelled while its connection was lost"))
         if task.state in (TaskState.QUEUED, TaskState.SUSPENDED):
             if self.tasks.remove_waiting(task):
                 task.finish(TaskAborted("cancelled before it was sent"))
@@ -242,7 +245,10 @@ class SessionMachine:
             finish()
         connection = self.connection
         if connection is None:
-            self._end_session()
+            abandon(self, closed)
+            for finish in self.tasks.end_waiting(closed):
+                finish()
+            end_session(self)
             self.emit(ConnectionEnded(None, 0.0, again=False))
         elif connection.state is ConnectionState.S4_IN_LOGIN:
             self.lose(closed)
@@ -263,18 +269,35 @@ class SessionMachine:
         until ``resume``. Login attempts may go on meanwhile."""
         self.refusing = error
         self.fast.review()
+        abandon(self, error)
         for finish in self.tasks.end_waiting(error):
             finish()
 
     def drop_connection(self, reason: str, now: float) -> None:
-        """Give up the connection on purpose; the session recovers as after any loss."""
-        self.connection_failed(reason, now)
+        """Give up the connection on purpose; the session recovers from the start."""
+        connection = self.connection
+        if connection is not None and connection.state is ConnectionState.S4_IN_LOGIN:
+            self.connection_failed(reason, now)
+        else:
+            self.lose(ConnectionLost(reason))
+
+    @property
+    def continuing(self) -> bool:
+        """The connection is lost, and its tasks wait for one that takes its place (error recovery
+        level 2): ``connect`` will ask for that, at the same portal."""
+        return self.continuation is not None
+
+    def abandon(self, error: IscsiError) -> None:
+        """Give up continuing: the next ``connect`` begins the session anew, with its barrier."""
+        abandon(self, error)
 
     # -- time ------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """When ``handle_deadline`` wants to be called, at the latest."""
         deadlines = [self.scan_at, self.logout_by]
+        if self.continuation is not None:
+            deadlines.append(self.continuation.until)
         if self.connection is not None:
             deadlines.append(self.connection.next_deadline())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -320,76 +343,18 @@ class SessionMachine:
         """A command got no status in time."""
         abort(self, task, error, now)
 
-    def lose(self, error: IscsiError) -> None:
-        """The connection is unusable: give it up; what becomes of the tasks, tasks.py says."""
-        connection = self.connection
-        if connection is None:
-            return
-        in_login = connection.state is ConnectionState.S4_IN_LOGIN
-        connection.lost()
-        self.fast.drop()
-        if in_login:
-            self.connection = None
-            self.scan_at = None
-            if self.closing:
-                self._end_session()
-            self.emit(LoginEnded(error))
-            return
-        self._over(error, again=not self.closing)
+    def lose(self, error: IscsiError, now: float | None = None) -> None:
+        """The connection is unusable: give it up; what becomes of the tasks, tasks.py says. With
+        ``now`` it was no fault of the session, which may go on over another connection."""
+        lose(self, error, now)
 
     def logout_answered(self) -> None:
         """The logout response with success came."""
         connection = self.connection
-        if connection is None:
-            return
-        connection.logout_done()
-        self.fast.drop()
-        self._over(None, again=not self.closing)
-
-    def _logged_in(
-        self, connection: ConnectionMachine, tsih: int, parameters: Parameters, now: float
-    ) -> None:
-        again = self.state is SessionState.Q4_FAILED
-        if again:
-            # RFC 7143 6.3.5: a login with TSIH 0 and the same ISID reinstates the session.
-            self.state = next_session_state(self.state, SessionTransition.N6_CLEARED)
-        self.state = next_session_state(self.state, SessionTransition.N1_LEADING_LOGIN)
-        self.tsih = tsih
-        self.parameters = parameters
-        self.held = again
-        self.rejects = 0
-        self.deadlines_moved = True
-        if not self.discovery:
-            connection.start_keepalive(now)
-        self.fast.review()
-        self.emit(LoggedIn(parameters, tsih, again))
-
-    def _over(self, error: IscsiError | None, *, again: bool) -> None:
-        self.connection = None
-        self.scan_at = self.logout_by = self.stalled_since = None
-        self.held = False
-        wait = self.wait
-        if wait is None:
-            wait = self.parameters.default_time2wait if error is not None else 0
-        if again:
-            self.state = next_session_state(self.state, SessionTransition.N5_LOST)
-        else:
-            self._end_session()
-        lost = error or ConnectionLost("the target asked for a logout")
-        finished = self.tasks.connection_lost(lost)
-        if not again:
-            finished += self.tasks.end_waiting(
-                self.refusing or SessionFailed("the session is closed")
-            )
-        self.emit(ConnectionEnded(error, float(wait), again))
-        for finish in finished:
-            finish()
-
-    def _end_session(self) -> None:
-        if self.state is SessionState.Q3_LOGGED_IN:
-            self.state = next_session_state(self.state, SessionTransition.N3_LOGGED_OUT)
-        elif self.state is SessionState.Q4_FAILED:
-            self.state = next_session_state(self.state, SessionTransition.N6_CLEARED)
+        if connection is not None:
+            connection.logout_done()
+            self.fast.drop()
+            connection_over(self, connection, None, None)
 
     def __repr__(self) -> str:
         return (

@@ -46,6 +46,7 @@ def send_management(session: SessionMachine, request: ManagementTask, now: float
     request.deadline = now + request.timeout
     session.tasks.requests[tag] = request
     task = request.referenced
+    reassign = request.function is TaskManagementFunction.TASK_REASSIGN
     connection.send(
         TaskManagementRequest(
             immediate=True,
@@ -54,8 +55,10 @@ def send_management(session: SessionMachine, request: ManagementTask, now: float
             initiator_task_tag=tag,
             referenced_task_tag=RESERVED_TAG if task is None else task.initiator_task_tag,
             cmd_sn=session.window.cmd_sn,
-            # RFC 7143 11.5.5: the CmdSN of the task that is referenced.
-            ref_cmd_sn=0 if task is None else task.cmd_sn,
+            # RFC 7143 11.5.5: the CmdSN of the task to be aborted, else reserved.
+            ref_cmd_sn=0 if task is None or reassign else task.cmd_sn,
+            # RFC 7143 11.5.6: the first DataSN of a read that is not here.
+            exp_data_sn=task.data_sn if reassign and task is not None and task.data_in else 0,
         )
     )
     arm_scan(session, now)

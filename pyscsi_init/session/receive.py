@@ -34,7 +34,7 @@ from .flow import pump
 from .reject import rejected
 from .task import ManagementTask, ScsiTask, TextTask
 from .tasks import Ping
-from .text import text_received
+from .text import take_declared, text_received
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
@@ -72,8 +72,18 @@ def _data_in(
         session.emit(Warned(f"Data-In for the unknown task {tag:08x}: ignored"))
         return
     place_data(session.parameters, task, data_sn, offset, data)
-    if not has_status:
-        return
+    if has_status:
+        data_in_status(session, task, flags, status, residual)
+
+
+def data_in_status(
+    session: SessionMachine, task: ScsiTask, flags: int, status: int, residual: int
+) -> None:
+    """End a task whose last Data-In PDU brought its status.
+
+    Raises:
+        ProtocolError: a combination that RFC 7143 11.7.3 forbids, or data is missing.
+    """
     if not flags & F_BIT:
         raise ProtocolError("Data-In with the S bit but without the F bit (RFC 7143 11.7.3)")
     if status == _CHECK_CONDITION:
@@ -209,7 +219,8 @@ def _nop_in(
             elif request is not None:
                 raise ProtocolError("NOP-In with the tag of a request that is no NOP-Out")
         return
-    connection.check_stat_sn(nop.stat_sn)
+    if session.repair is None:  # which has asked for what is missing
+        connection.check_stat_sn(nop.stat_sn)
     if nop.target_transfer_tag == RESERVED_TAG:
         return  # only the window was to be told
     if len(nop.data):
@@ -267,6 +278,7 @@ def _text(
         return  # the rest of the exchange would follow the logout
     if text_received(connection, session.window, request, answer):
         del session.tasks.requests[answer.initiator_task_tag]
+        take_declared(session, connection, request)
         request.finish()
 
 
@@ -311,9 +323,9 @@ def _async_message(
     elif event == 2 and message.parameter1 != connection.cid:
         session.emit(Warned(f"the target drops connection {message.parameter1}, which is not ours"))
     elif event in (2, 3):
-        # RFC 7143 11.9.1: Parameter2 is the time to wait before the next login.
-        session.wait = message.parameter2
-        session.lose(ConnectionLost("the target announced that it drops the connection"))
+        # RFC 7143 11.9.1: the time to wait before the next login, and then to keep the tasks.
+        session.wait, session.retain = message.parameter2, message.parameter3
+        session.lose(ConnectionLost("the target announced that it drops the connection"), now)
     elif event == 4:
         # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
         # that we would change, so the request is an empty one.

@@ -3,7 +3,8 @@
 
 The Reject carries the header of the bad PDU; the task is found from it. A rejected request never
 gets another answer. A request that counts in CmdSN and was not counted by the target leaves a gap
-that no later command passes: error recovery level 0 closes it with a new session.
+that no later command passes: a new session closes it, or at error recovery level 1 and above the
+same command again where only its data was damaged on the way.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
     Raises:
         ProtocolError: the Reject does not say what it is about, or there are too many.
     """
-    session.rejects += 1
+    repair = session.repair
+    if repair is None or reject.reason != RejectReason.DATA_DIGEST_ERROR:
+        session.rejects += 1  # digest errors are the wire's, and level 1 counts them by command
     if session.rejects > MAX_REJECTS:
         raise ProtocolError(f"the target rejected {session.rejects} PDUs of one connection")
     if reject.reason == RejectReason.WAITING_FOR_LOGOUT:
@@ -61,6 +64,9 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
     tag = int.from_bytes(header[_TAG], "big")
     if opcode == InitiatorOpcode.DATA_OUT:
         return  # RFC 7143 7.3: the command of a rejected Data-Out still gets its status
+    if opcode == InitiatorOpcode.SNACK_REQUEST:
+        session.emit(Warned(str(error)))
+        return  # repair.py has looked at it as soon as it came
     if opcode == InitiatorOpcode.SCSI_COMMAND:
         task = session.tasks.in_flight.get(tag)
         if task is None:
@@ -81,6 +87,14 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
 
 def _command(session: SessionMachine, task: ScsiTask, reason: int, error: TaskRejected) -> None:
     connection = session.connection
+    if (
+        session.repair is not None
+        and reason == RejectReason.DATA_DIGEST_ERROR
+        and session.window.is_unacknowledged(task.cmd_sn)
+    ):
+        # RFC 7143 7.8: the immediate data comes with the retry, and then all the rest.
+        session.repair.plug(task.cmd_sn)
+        return
     task.silences += 1  # no answer either: a command that is always rejected must end
     again = reason in RESEND_ALLOWED and task.state is TaskState.SENT and may_be_sent_again(task)
     if not again:

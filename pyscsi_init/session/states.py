@@ -2,9 +2,9 @@
 """The session states of RFC 7143 8.3.1 for an initiator, as a table.
 
 With one connection a session is what its connection makes of it: Q3 while that is in full feature
-phase, Q4 between its loss and the next login. At error recovery level 0 that login is a session
-reinstatement: it clears the old instance (N6) and begins a new one (N1). N4, session continuation,
-is for the levels above.
+phase, Q4 between its loss and the next login. At error recovery levels 0 and 1 that login is a
+session reinstatement: it clears the old instance (N6) and begins a new one (N1). At level 2 it may
+be a session continuation (N4).
 """
 
 from __future__ import annotations

@@ -86,15 +86,41 @@ class TaskTable:
             return True
         return False
 
+    def end_requests(self, error: IscsiError) -> list[Callable[[], None]]:
+        """What never survives a connection (RFC 7143 7.14): requests, and commands that are being
+        aborted; the rest of what is in flight stays.
+
+        Returns the completions to call once the session is consistent again.
+        """
+        finished: list[Callable[[], None]] = []
+
+        def end(task: ScsiTask | ManagementTask | TextTask, why: IscsiError) -> None:
+            finished.append(lambda: task.finish(why))
+
+        for task in list(self.in_flight.values()):
+            if task.state is TaskState.ABORTING:
+                del self.in_flight[task.initiator_task_tag]
+                if task.modifies:
+                    self.unknown_outcome.add(task.lun)
+                end(
+                    task,
+                    TaskAborted("aborted by its caller; the connection died before the answer"),
+                )
+        for request in self.requests.values():
+            if not isinstance(request, Ping):
+                end(request, error)
+        self.requests.clear()
+        return finished
+
     def connection_lost(self, error: IscsiError) -> list[Callable[[], None]]:
         """Sort what was in flight: back to the head of the queue, or ended.
 
         Returns the completions to call once the session is consistent again.
         """
-        finished: list[Callable[[], None]] = []
+        finished = self.end_requests(error)
         again: list[ScsiTask] = []
 
-        def end(task: ScsiTask | ManagementTask | TextTask, why: IscsiError) -> None:
+        def end(task: ScsiTask, why: IscsiError) -> None:
             finished.append(lambda: task.finish(why))
 
         for task in self.in_flight.values():
@@ -102,11 +128,6 @@ class TaskTable:
                 self.unknown_outcome.add(task.lun)
             if task.control:
                 end(task, error)
-            elif task.state is TaskState.ABORTING:
-                end(
-                    task,
-                    TaskAborted("aborted by its caller; the connection died before the answer"),
-                )
             elif may_be_sent_again(task):
                 task.state = TaskState.SUSPENDED
                 task.reset_transfer()
@@ -123,11 +144,7 @@ class TaskTable:
                 )
         for task in self.control:
             end(task, error)
-        for request in self.requests.values():
-            if not isinstance(request, Ping):
-                end(request, error)
         self.in_flight.clear()
-        self.requests.clear()
         self.control.clear()
         self.waiting.extendleft(reversed(again))
         return finished

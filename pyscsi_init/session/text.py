@@ -8,11 +8,17 @@ exists that counts immediate ones.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from ..connection import ConnectionMachine
 from ..login import TextExchange
 from ..pdu import TextResponse
 from .task import TextTask
 from .window import CommandWindow
+
+if TYPE_CHECKING:
+    from .machine import SessionMachine
 
 
 def start_text(
@@ -45,6 +51,20 @@ def text_received(
         return True
     _send(connection, window, exchange)
     return False
+
+
+def take_declared(session: SessionMachine, connection: ConnectionMachine, task: TextTask) -> None:
+    """An exchange is over: a MaxRecvDataSegmentLength that we declared in it holds from now on
+    (RFC 7143 13.12). What is missing of the reads under way can only be had cut anew (11.16.3)."""
+    for name, value in task.request:
+        if name == "MaxRecvDataSegmentLength":
+            length = int(value)
+            connection.framer.max_data_segment_length = length
+            session.parameters = replace(session.parameters, max_recv_data_segment_length=length)
+            if session.repair is not None:
+                for each in session.tasks.in_flight.values():
+                    if each.data_in is not None:
+                        session.repair.transfer(each).resegmented = True
 
 
 def _send(connection: ConnectionMachine, window: CommandWindow, exchange: TextExchange) -> None:

@@ -14,7 +14,7 @@ part of the public API, so that who builds on pyscsi_init can test without a sto
         held.release()
 
 ``python -m pyscsi_init.testing`` serves targets from the command line. It is not a storage server:
-there is one connection per session, error recovery level 0, and no persistence but a file's.
+there is one connection per session, and no persistence but a file's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 from .conditions import Nexus, SenseCode
 from .disk import Disk, FileDisk, RamDisk
 from .faults import READS, WRITES, CommandFacts, Faults, Hold, Rule
+from .pdu_faults import PduRule
 from .scripted import (
     Digest,
     Invariants,
@@ -53,6 +54,7 @@ __all__ = [
     "Listener",
     "LogicalUnit",
     "Nexus",
+    "PduRule",
     "Peer",
     "RamDisk",
     "RawPdu",

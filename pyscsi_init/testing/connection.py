@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,10 @@ from ..pdu import (
     serialize,
 )
 from .conditions import Nexus
+from .continuation import reinstate
 from .faults import Faults
 from .login import LoginExchange
+from .negotiation import Negotiated
 from .session import Session
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ class Connection:
         finally:
             self._closing = True
             if self.session is not None:
-                self.session.end()
+                self.session.connection_lost(self)
             self._socket.close()
 
     # Ending
@@ -115,8 +118,8 @@ class Connection:
 
     # Sending
 
-    def send(self, pdu: Pdu) -> None:
-        """Send one PDU of full feature phase."""
+    def send(self, pdu: Pdu, *, spoilt: bool = False) -> None:
+        """Send one PDU of full feature phase; with ``spoilt`` its data digest is wrong."""
         if self._closing:
             return
         faults = self.faults
@@ -125,7 +128,9 @@ class Connection:
         self.sent += 1
         self.server.count_pdu("pdus_sent", pdu.opcode, self)
         buffers = serialize(pdu, self._header_digest, self._data_digest)
-        if faults is not None and (faults.corrupt_header_digests or faults.corrupt_data_digests):
+        if spoilt and self._data_digest:
+            buffers[-1] = bytes(each ^ 1 for each in bytes(buffers[-1]))
+        elif faults is not None and (faults.corrupt_header_digests or faults.corrupt_data_digests):
             buffers = self._corrupt(pdu, buffers, faults)
         self._put(buffers)
         limit = faults.drop_after_sent if faults is not None else None
@@ -275,7 +280,12 @@ class Connection:
         except ProtocolError:
             session.reject_header(header, RejectReason.PROTOCOL_ERROR)
             return
-        session.receive(pdu, header=header, data_digest_ok=frame.data_digest_ok)
+        good = frame.data_digest_ok
+        if faults.pdu_rules and (rule := faults.pdu_rule(pdu, sent=False)) is not None:
+            if not rule.damages:
+                return
+            good = False
+        session.receive(pdu, header=header, data_digest_ok=good)
 
     def _login_request(self, frame: Frame) -> None:
         if frame.opcode != InitiatorOpcode.LOGIN_REQUEST:
@@ -304,6 +314,26 @@ class Connection:
             target_name=login.target.name if login.target is not None else "",
             target_portal_group_tag=self.listener.tag,
         )
+        if login.reinstates is not None:
+            old = login.reinstates.parameters
+            parameters = replace(
+                old,
+                header_digest=parameters.header_digest,
+                data_digest=parameters.data_digest,
+                initiator_max_recv_data_segment_length=(
+                    parameters.initiator_max_recv_data_segment_length
+                ),
+            )
+            self.session = login.reinstates
+            self._take_parameters(parameters)
+            reinstate(
+                login.reinstates,
+                self,
+                parameters,
+                stat_sn=login.stat_sn,
+                exp_stat_sn=login.exp_stat_sn,
+            )
+            return
         self.session = Session(
             self.server,
             self,
@@ -316,7 +346,10 @@ class Connection:
             cmd_sn=login.cmd_sn,
             stat_sn=login.stat_sn,
         )
+        self._take_parameters(parameters)
+        self.server.begin_session(self.session)
+
+    def _take_parameters(self, parameters: Negotiated) -> None:
         self._header_digest = self._framer.header_digest = parameters.header_digest
         self._data_digest = self._framer.data_digest = parameters.data_digest
         self._framer.max_data_segment_length = parameters.max_recv_data_segment_length
-        self.server.begin_session(self.session)

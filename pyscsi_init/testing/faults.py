@@ -17,6 +17,8 @@ from typing import Any
 
 import anyio
 
+from .pdu_faults import PduRule
+
 WRITES = frozenset((0x0A, 0x2A, 0xAA, 0x8A, 0x2E, 0xAE, 0x8E, 0x89, 0x41, 0x93, 0x42, 0x9C))
 """WRITE, WRITE AND VERIFY, COMPARE AND WRITE, WRITE SAME, UNMAP, WRITE ATOMIC."""
 READS = frozenset((0x08, 0x28, 0xA8, 0x88))
@@ -153,11 +155,33 @@ class Faults:
         self.ignore_task_management = 0
         """Leave the next so many task management requests unanswered."""
         self.ignore_logout = False
+        self.pdu_rules: list[PduRule] = []
 
     def add(self, rule: Rule) -> Rule:
         """Append a rule."""
         self.rules.append(rule)
         return rule
+
+    def withhold(self, opcode: int, *, sent: bool = True, **matching: Any) -> PduRule:
+        """Let PDUs that the target sends (or receives, with ``sent`` False) vanish; see
+        :class:`PduRule`."""
+        return self._add_pdu_rule(PduRule(opcode, damages=False, sent=sent, **matching))
+
+    def damage(self, opcode: int, *, sent: bool = True, **matching: Any) -> PduRule:
+        """Spoil the data digest of PDUs that the target sends, or take it for spoilt in those that
+        it receives."""
+        return self._add_pdu_rule(PduRule(opcode, damages=True, sent=sent, **matching))
+
+    def _add_pdu_rule(self, rule: PduRule) -> PduRule:
+        self.pdu_rules.append(rule)
+        return rule
+
+    def pdu_rule(self, pdu: Any, *, sent: bool) -> PduRule | None:
+        """The rule for this PDU, if there is one."""
+        for rule in self.pdu_rules:
+            if rule.matches(pdu, sent=sent):
+                return rule
+        return None
 
     def match(self, facts: CommandFacts) -> Rule | None:
         """The rule for this command, if there is one."""

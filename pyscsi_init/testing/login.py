@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ProtocolError
 from ..login.text import (
@@ -26,6 +27,9 @@ from .chap import ChapExchange, ChapFailure
 from .negotiation import Negotiation
 from .settings import Redirect, TargetChap, TargetSettings
 from .target import Target
+
+if TYPE_CHECKING:
+    from .session import Session
 
 SECURITY, OPERATIONAL, FULL_FEATURE = 0, 1, 3
 
@@ -56,7 +60,7 @@ class Place:
 
     find_target: Callable[[str], Target | None]
     redirect: Callable[[Target], Redirect | None]
-    session_exists: Callable[[Target, str, bytes, int], bool]
+    find_session: Callable[[Target, str, bytes, int], Session | None]
     new_tsih: Callable[[], int]
     target_portal_group_tag: int
     discovery_chap: tuple[TargetChap, ...]
@@ -89,6 +93,10 @@ class LoginExchange:
         self.tsih = 0
         self.done = False
         self.failed: tuple[int, int] | None = None
+        self.reinstates: Session | None = None
+        """The session whose connection this one takes the place of (RFC 7143 6.3.4)."""
+        self.exp_stat_sn = 0
+        """What the first request acknowledged of that connection."""
 
     @property
     def negotiation(self) -> Negotiation:
@@ -114,8 +122,12 @@ class LoginExchange:
         except ProtocolError:
             self._refuse(response, Refused(INITIATOR_ERROR))
         response.stat_sn = self.stat_sn
-        response.exp_cmd_sn = request.cmd_sn
-        response.max_cmd_sn = serial_add(request.cmd_sn, self.settings.command_window - 1)
+        if self.reinstates is None:
+            response.exp_cmd_sn = request.cmd_sn
+            response.max_cmd_sn = serial_add(request.cmd_sn, self.settings.command_window - 1)
+        else:
+            response.exp_cmd_sn = self.reinstates.exp_cmd_sn
+            response.max_cmd_sn = self.reinstates.max_cmd_sn
         self.stat_sn = serial_add(self.stat_sn, 1)
         return response
 
@@ -184,15 +196,21 @@ class LoginExchange:
         if target.initiators is not None and self.initiator_name not in target.initiators:
             raise Refused(AUTHORIZATION_FAILURE)
         if request.tsih:
-            known = self._place.session_exists(
+            known = self._place.find_session(
                 target, self.initiator_name, request.isid, request.tsih
             )
-            raise Refused(TOO_MANY_CONNECTIONS if known else SESSION_DOES_NOT_EXIST)
+            if known is None:
+                raise Refused(SESSION_DOES_NOT_EXIST)
+            if known.parameters.error_recovery_level < 2 or known.cid != request.cid:
+                raise Refused(TOO_MANY_CONNECTIONS)
+            self.reinstates = known
+            self.exp_stat_sn = request.exp_stat_sn
         self.target = target
         self.settings = target.settings
         self.stat_sn = target.settings.initial_stat_sn
         self._accounts = target.chap
         self._negotiation = Negotiation(self.settings, discovery=False)
+        self._negotiation.leading = self.reinstates is None
         answers = [("TargetPortalGroupTag", str(self._place.target_portal_group_tag))]
         if self.settings.target_alias:
             answers.append(("TargetAlias", self.settings.target_alias))
@@ -246,5 +264,9 @@ class LoginExchange:
         response.next_stage = request.next_stage
         self._stage = request.next_stage
         if request.next_stage == FULL_FEATURE:
-            self.tsih = response.tsih = self._place.new_tsih()
+            if self.reinstates is None:
+                self.tsih = self._place.new_tsih()
+            else:
+                self.tsih = self.reinstates.tsih
+            response.tsih = self.tsih
             self.done = True

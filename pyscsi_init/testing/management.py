@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ProtocolError
 from ..pdu import TaskManagementRequest, TaskManagementResponse
 from ..scsi import decode_lun
+from . import continuation
 from .conditions import COMMANDS_CLEARED_BY_ANOTHER_INITIATOR
 from .unit import LogicalUnit
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 COMPLETE = 0
 TASK_DOES_NOT_EXIST = 1
 LUN_DOES_NOT_EXIST = 2
-REASSIGNMENT_NOT_SUPPORTED = 4
 NOT_SUPPORTED = 5
 REJECTED = 255
 
@@ -69,7 +69,10 @@ def carry_out(session: Session, target: Target, request: TaskManagementRequest) 
     elif function in (TARGET_WARM_RESET, TARGET_COLD_RESET):
         _reset_target(session, target, cold=function == TARGET_COLD_RESET, answer=answer)
     elif function == TASK_REASSIGN:
-        answer(REASSIGNMENT_NOT_SUPPORTED)
+        response = continuation.reassign(session, request)
+        answer(response)
+        if response == COMPLETE:
+            continuation.go_on(session, request)
     else:
         answer(NOT_SUPPORTED)
 

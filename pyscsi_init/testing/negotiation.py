@@ -100,6 +100,8 @@ class Negotiation:
         self._settings = settings
         self._discovery = discovery
         self.result = Negotiated()
+        self.leading = True
+        """The first connection of its session."""
         self._seen: set[str] = set()
         self._offered: set[str] = set()
         self._declared = False
@@ -142,7 +144,8 @@ class Negotiation:
         if self._discovery:
             return pairs
         defaults = Negotiated()
-        for key, row in ROWS.items():
+        # RFC 7143 13: these are keys of the leading connection alone.
+        for key, row in ROWS.items() if self.leading else ():
             own, default = int(getattr(settings, row.field)), int(getattr(defaults, row.field))
             if key not in self._seen and row.combine(own, default) != default:
                 self._offered.add(key)

@@ -209,18 +209,17 @@ class TargetServer:
         def redirect(target: Target) -> Redirect | None:
             return target.redirects.get(listener.tag, target.redirects.get(None))
 
-        def session_exists(target: Target, initiator: str, isid: bytes, tsih: int) -> bool:
-            return any(
-                one.tsih == tsih
-                and one.nexus.initiator_name == initiator
-                and one.nexus.isid == isid
-                for one in target.sessions
-            )
+        def find_session(target: Target, initiator: str, isid: bytes, tsih: int) -> Session | None:
+            for one in target.sessions:
+                nexus = one.nexus
+                if (one.tsih, nexus.initiator_name, nexus.isid) == (tsih, initiator, isid):
+                    return one
+            return None
 
         return Place(
             find_target=find_target,
             redirect=redirect,
-            session_exists=session_exists,
+            find_session=find_session,
             new_tsih=self._new_tsih,
             target_portal_group_tag=listener.tag,
             discovery_chap=self.discovery_chap,
@@ -255,7 +254,8 @@ class TargetServer:
             for other in list(session.target.sessions):
                 if other.nexus == session.nexus:
                     self.count("sessions_reinstated", session.target)
-                    other.drop()
+                    other.connection.close()
+                    other.end()
             session.target.begin_session(session)
         self.sessions.append(session)
         if session.settings.nop_in_interval is not None and self._tasks is not None:

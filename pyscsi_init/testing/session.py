@@ -38,8 +38,10 @@ from ..scsi import decode_lun
 from ..serial import serial_add, serial_gt, serial_le, serial_lt
 from . import management
 from .conditions import PROTOCOL_SERVICE_CRC_ERROR, Nexus
+from .continuation import wait_for_reinstatement
 from .faults import Faults
 from .negotiation import Negotiated
+from .retained import Retained
 from .settings import TargetSettings
 from .tasks import Task
 from .text import TextExchange
@@ -84,6 +86,12 @@ class Session:
         self.exp_stat_sn = stat_sn
         """The initiator's last ExpStatSN."""
         self.ended = False
+        self.detached = False
+        """The connection is lost, and the session waits for another (error recovery level 2)."""
+        self.retained = Retained(self) if parameters.error_recovery_level else None
+        """What may be asked for again."""
+        self.answered: dict[int, Task] = {}
+        """Tasks that have ended here, but whose status the initiator has not acknowledged."""
         self.tasks: dict[int, Task] = {}
         self.pings: dict[int, bytes] = {}
         """Target transfer tags of our pings that have not been answered."""
@@ -97,15 +105,31 @@ class Session:
 
     def send(self, pdu: Pdu) -> None:
         """Number a PDU and send it (or what a fault makes of it)."""
-        if self.ended:
+        if self.ended or self.detached:
             return
-        self._number(pdu)
+        numbered = self._number(pdu)
+        if self.retained is not None:
+            self.retained.note(pdu, numbered)
+        self._emit(pdu)
+
+    def resend(self, pdu: Pdu) -> None:
+        """Send a PDU once more, with its numbers but for ExpCmdSN and MaxCmdSN."""
+        pdu.exp_cmd_sn = self.exp_cmd_sn  # type: ignore[attr-defined]
+        pdu.max_cmd_sn = self.max_cmd_sn  # type: ignore[attr-defined]
+        self._emit(pdu)
+
+    def _emit(self, pdu: Pdu) -> None:
         hook = self.faults.on_send
         replaced = hook(self, pdu) if hook is not None else None
         for one in (pdu,) if replaced is None else replaced:
-            self.connection.send(one)
+            rule = self.faults.pdu_rule(one, sent=True) if self.faults.pdu_rules else None
+            if rule is None:
+                self.connection.send(one)
+            elif rule.damages:
+                self.connection.send(one, spoilt=True)
 
-    def _number(self, pdu: Pdu) -> None:
+    def _number(self, pdu: Pdu) -> bool:
+        """Fill in the numbers; whether the PDU uses up a StatSN."""
         window = self.settings.command_window - len(self.tasks)
         wider = serial_add(self.exp_cmd_sn, max(window, 0) - 1 & 0xFFFFFFFF)
         # RFC 7143 4.2.2.1: MaxCmdSN never goes back
@@ -114,15 +138,16 @@ class Session:
         pdu.exp_cmd_sn = self.exp_cmd_sn  # type: ignore[attr-defined]
         pdu.max_cmd_sn = self.max_cmd_sn  # type: ignore[attr-defined]
         if isinstance(pdu, DataIn) and not pdu.status_present:
-            return
+            return False
         pdu.stat_sn = self.stat_sn  # type: ignore[attr-defined]
         # RFC 7143 11.8.3, 11.19.2: R2T and a NOP-In that answers nothing show the next StatSN
         # without using it up
         if isinstance(pdu, ReadyToTransfer):
-            return
+            return False
         if isinstance(pdu, NopIn) and pdu.initiator_task_tag == RESERVED_TAG:
-            return
+            return False
         self.stat_sn = serial_add(self.stat_sn, 1)
+        return True
 
     def new_transfer_tag(self) -> int:
         """A Target Transfer Tag that is not in use."""
@@ -172,7 +197,14 @@ class Session:
     def drop(self) -> None:
         """Close the connection at once, without a word."""
         self.connection.close()
-        self.end()
+        self.connection_lost(self.connection)
+
+    def connection_lost(self, connection: Connection) -> None:
+        """A connection has ended; at error recovery level 2 the session may outlive it."""
+        if connection is not self.connection or self.ended or self.detached:
+            return
+        if not wait_for_reinstatement(self):
+            self.end()
 
     def end(self) -> None:
         """The session is over, whoever ended it."""
@@ -219,11 +251,16 @@ class Session:
         exp_stat_sn = getattr(pdu, "exp_stat_sn", None)
         if exp_stat_sn is not None:
             self.exp_stat_sn = exp_stat_sn
+            if self.retained is not None:
+                self.retained.acknowledge(exp_stat_sn)
         if isinstance(pdu, DataOut):
             self._data_out(pdu)
         elif isinstance(pdu, SnackRequest):
-            # RFC 7143 11.16: at error recovery level 0 there is nothing to ask for again
-            self.reject_header(header, RejectReason.SNACK_REJECT)
+            if self.retained is not None:
+                self.retained.snack(pdu, header)
+            else:
+                # RFC 7143 11.16: at error recovery level 0 there is nothing to ask for again
+                self.reject_header(header, RejectReason.SNACK_REJECT)
         elif isinstance(
             pdu, ScsiCommand | TaskManagementRequest | NopOut | TextRequest | LogoutRequest
         ):
@@ -236,7 +273,9 @@ class Session:
         self.reject_header(header, RejectReason.DATA_DIGEST_ERROR)
         if isinstance(pdu, DataOut):
             task = self.tasks.get(pdu.initiator_task_tag)
-            if task is not None:
+            if task is not None and self.retained is not None:
+                task.data_out(pdu, damaged=True)
+            elif task is not None:
                 task.fail(PROTOCOL_SERVICE_CRC_ERROR)
 
     def _data_out(self, pdu: DataOut) -> None:

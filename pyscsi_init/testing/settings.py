@@ -44,6 +44,11 @@ class TargetSettings:
     """Key -> literal answer instead of the negotiated one; None leaves the key unanswered.
     The session then runs with what the target should have answered."""
 
+    acknowledge_data: bool = False
+    """At error recovery level 1 the A bit asks for a DataACK at the end of each burst."""
+    sequence_timeout: float = 0.5
+    """Seconds without the Data-Out that is due, before it is asked for again; at error recovery
+    level 1 only."""
     command_window: int = 128
     """Most commands in flight: MaxCmdSN runs this far ahead of ExpCmdSN when the target is idle."""
     initial_stat_sn: int = 1

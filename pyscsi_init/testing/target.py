@@ -32,6 +32,7 @@ class Counters:
     failed_logins: int = 0
     logouts: int = 0
     sessions_reinstated: int = 0
+    connections_reinstated: int = 0
     rejects: int = 0
     commands: Counter[int] = field(default_factory=Counter)
     """By operation code; every command that arrived, done or not."""

@@ -55,6 +55,12 @@ class Task:
         wanted = min(self.expected, self._meant) if pdu.write else 0
         self._incoming = Incoming(session, pdu, wanted)
         self._data_sn = 0
+        self.allegiant = True
+        """A connection is there to answer on."""
+        self._cut_off = False
+        """A rule closed the connection instead of carrying the command out."""
+        self._answer: tuple[Result, int] | None = None
+        """What it came to, and the iSCSI response."""
 
     # Data-out
 
@@ -62,11 +68,44 @@ class Task:
         """The command is the next in order (RFC 7143 4.2.2.1)."""
         self._started = True
         self._advance()
+        self._watch()
 
-    def data_out(self, pdu: DataOut) -> None:
-        """Take one Data-Out PDU."""
-        self._incoming.take(pdu)
+    def data_out(self, pdu: DataOut, *, damaged: bool = False) -> None:
+        """Take one Data-Out PDU, or (``damaged``) ask for its data again."""
+        self._incoming.take(pdu, damaged=damaged)
         self._advance()
+        self._watch()
+
+    def reassign(self, exp_data_sn: int) -> None:
+        """Go on over the session's new connection (RFC 7143 7.2.2): ask for the data-out that is
+        missing, or answer, with the Data-In from ``exp_data_sn`` on."""
+        self.allegiant = True
+        if self._answer is not None:
+            self.ended = False
+            self._data_sn = 0
+            self._respond(self._answer[0], response=self._answer[1], first=exp_data_sn)
+        elif self._cut_off:
+            self._cut_off = False
+            self._ready()
+        else:
+            self._incoming.ask_anew()
+            self._advance()
+
+    def _watch(self) -> None:
+        """At error recovery level 1: ask for data-out again that does not come."""
+        session, incoming = self.session, self._incoming
+        if session.retained is None or self._all_here:
+            return
+        seen = incoming.progress
+
+        def look() -> None:
+            quiet = incoming.progress == seen and not self._all_here and not self.ended
+            if quiet and self.allegiant:
+                incoming.ask_anew()
+                self._advance()
+                self._watch()
+
+        session.server.after(session.settings.sequence_timeout, look)
 
     def fail(self, code: SenseCode) -> None:
         """The data is not what was agreed: end the task with CHECK CONDITION."""
@@ -180,6 +219,7 @@ class Task:
     def _on_drop(self, rule: Rule) -> None:
         if rule.arguments["carry_out"]:
             self._execute()
+        self._cut_off = True
         self.session.drop()
 
     def _on_short_data(self, rule: Rule) -> None:
@@ -228,11 +268,16 @@ class Task:
 
     # Data-in and status
 
-    def _respond(self, result: Result, *, response: int = 0) -> None:
+    def _respond(self, result: Result, *, response: int = 0, first: int = 0) -> None:
         if self.ended:
             return
-        self.ended = True
         session = self.session
+        if session.retained is not None:
+            self._answer = result, response
+            if not self.allegiant:
+                return
+            session.answered[self.initiator_task_tag] = self
+        self.ended = True
         # The window opens with the very PDU that ends the task.
         session.forget(self)
         status: dict[str, Any] = {}
@@ -246,7 +291,7 @@ class Task:
             data = data[:room]
         if len(data) and result.status == GOOD and not response:
             status["status"] = result.status
-            if self._send_data(data, status):
+            if self._send_data(data, status, first):
                 return
         segment = build_sense_segment(result.sense) if result.sense else b""
         session.send(
@@ -267,8 +312,9 @@ class Task:
         elif actual < expected:
             fields.update(residual_underflow=True, residual_count=expected - actual)
 
-    def _send_data(self, data: bytes | memoryview, status: dict[str, Any]) -> bool:
-        """Send all Data-In PDUs; True when the last one carried the status."""
+    def _send_data(self, data: bytes | memoryview, status: dict[str, Any], first: int) -> bool:
+        """Send the Data-In PDUs from number ``first`` on; True when the last one carried the
+        status."""
         session = self.session
         parameters, settings = session.parameters, session.settings
         segment = min(
@@ -289,7 +335,13 @@ class Task:
                 pdu.status_present = True
                 for name, value in status.items():
                     setattr(pdu, name, value)
-            session.send(pdu)
+            elif pdu.final and end < total and session.retained and settings.acknowledge_data:
+                pdu.acknowledge = True
+                pdu.lun = self.lun_bytes
+                pdu.target_transfer_tag = session.new_transfer_tag()
+            # The status has to come, whatever was acknowledged (RFC 7143 7.2.2).
+            if self._data_sn >= first or pdu.status_present:
+                session.send(pdu)
             self._data_sn += 1
             offset = end
         return collapse

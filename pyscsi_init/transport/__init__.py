@@ -7,8 +7,9 @@ from .loops import open_reactor
 from .opening import OPEN_TIMEOUT, open_session
 from .polling import UNDIVIDED_S
 from .reactor import Reactor, Timer
-from .session import Session, SessionStatistics
+from .session import Session
 from .sockets import Connector, connect
+from .statistics import SessionStatistics
 
 __all__ = [
     "OPEN_TIMEOUT",

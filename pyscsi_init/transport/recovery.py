@@ -6,8 +6,13 @@ owners of the devices pass their barrier (``Session.restorers``), open the queue
 refusal during that starts it over, with growing pauses. When ``recovery_timeout`` is over, I/O
 fails instead of waiting, and login attempts go on: the session is there again when its target is.
 
+At error recovery level 2 something else comes first: the session's own connection is reinstated at
+the same portal, and its tasks go on (session/continuation.py). That needs no barrier, because no
+command is repeated. Where the target refuses, or its time to retain the tasks is over, the way is
+as above.
+
 INVARIANT: after a loss no command but those of a restorer leaves before every restorer has
-returned. (tests/e2e/test_barrier_on_tgt.py)
+returned, unless the session itself goes on. (tests/e2e/test_barrier_on_tgt.py)
 """
 
 from __future__ import annotations
@@ -18,9 +23,13 @@ import anyio
 
 from ..errors import (
     CapacityShrunk,
+    ConnectError,
     ConnectionLost,
     IdentityMismatch,
     IscsiError,
+    LoginError,
+    LoginRejected,
+    LoginTimeout,
     SessionFailed,
 )
 from .login import LoginPlan, log_in
@@ -49,6 +58,10 @@ def pause_after(brief: int) -> float:
     return min(FIRST_DELAY * 2.0 ** min(brief - MAX_BRIEF, MOST_DOUBLINGS), LONGEST_DELAY)
 
 
+MAX_TORN = 3
+"""A target that so often does not finish the login of a reinstatement is asked for a session."""
+
+
 class Keeper:
     """Keeps one session; ``run`` is its task."""
 
@@ -61,6 +74,8 @@ class Keeper:
         self._scope: anyio.CancelScope | None = None
         self._stopped = False
         self._back_at = float("-inf")
+        self._torn = 0
+        """Attempts to reinstate the connection that the target took and did not finish."""
         session.lost = self._lost
 
     def _lost(self, wait: float) -> None:
@@ -143,13 +158,54 @@ class Keeper:
     async def _attempt(self) -> None:
         session = self._session
         if not session.connected:
-            await log_in(session, self._plan)
+            if session.continuing:
+                await self._reinstate()
+            else:
+                await log_in(session, self._plan)
+        if not session.recovering:
+            self._is_back("goes on")
+            return
+        if session.continuing:
+            raise ConnectionLost("the session was lost again as soon as it went on")
         for restorer in list(session.restorers):
             await restorer()
         if not session.connected:
             raise ConnectionLost("the session was lost again while it was restored")
+        self._is_back("is back")
+        session.resume()
+
+    def _is_back(self, how: str) -> None:
+        session = self._session
         self._cancel_limit()
         session.statistics.recoveries += 1
-        log.info("session with %s is back at %s", session.target_name, session.portal)
+        log.info("session with %s %s at %s", session.target_name, how, session.portal)
         self._back_at = session.reactor.now()
-        session.resume()
+        self._torn = 0
+
+    async def _reinstate(self) -> None:
+        """Log in for the connection that died, where it was; it may turn out to be a new session,
+        if the target's time to keep the tasks has run out.
+
+        Raises:
+            IscsiError: not now; the next attempt asks for the same again, or for a new session.
+        """
+        session = self._session
+        assert session.portal is not None  # noqa: S101  (for mypy: it was logged in there)
+        outcome = await session.log_in_at(session.portal, self._plan.chap)
+        error = outcome.error
+        if error is not None:
+            session.statistics.login_failures += 1
+            self._torn += not isinstance(error, ConnectError)
+            if self._torn >= MAX_TORN or not _may_pass(error):
+                self._torn = 0
+                session.abandon(error)
+            raise error
+
+
+def _may_pass(error: IscsiError) -> bool:
+    """Whether the same login may succeed a moment later: the network, or a target that is busy. A
+    refusal says that the session is gone (RFC 7143 11.13.5, 020Ah) or may not be continued. Targets
+    exist that count the connection that they are just logging out for it (0206h)."""
+    if isinstance(error, LoginRejected):
+        return error.status_class == 3 or (error.status_class, error.status_detail) == (2, 6)
+    return isinstance(error, (ConnectError, LoginTimeout)) or type(error) is LoginError

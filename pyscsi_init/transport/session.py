@@ -23,6 +23,7 @@ from ..secret import Chap
 from ..session import (
     AsyncEventReceived,
     ConnectionEnded,
+    Continued,
     LoggedIn,
     LoginEnded,
     ManagementTask,
@@ -38,6 +39,7 @@ from .commands import SessionCommands
 from .pump import Pump
 from .reactor import Reactor, Timer
 from .sockets import Connector, connect
+from .statistics import SessionStatistics
 from .trace import Trace
 
 log = logging.getLogger("pyscsi_init.session")
@@ -53,17 +55,6 @@ class LoginOutcome:
 
 
 Restorer = Callable[[], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class SessionStatistics:
-    """Counts since the session was opened."""
-
-    logins: int = 0
-    recoveries: int = 0
-    """Losses that were recovered from."""
-    losses: int = 0
-    login_failures: int = 0
 
 
 class Session(SessionCommands):
@@ -207,6 +198,10 @@ class Session(SessionCommands):
         if isinstance(event, LoggedIn):
             self.statistics.logins += 1
             self._login_is_over(None)
+        elif isinstance(event, Continued):
+            self.statistics.continuations += 1
+            self.statistics.reassigned += event.reassigned
+            self.statistics.sent_again += event.sent_again
         elif isinstance(event, LoginEnded):
             self._close_pump(event.error)
             self._login_is_over(event.error)
@@ -299,6 +294,17 @@ class Session(SessionCommands):
     def connected(self) -> bool:
         """There is a TCP connection, in whatever state."""
         return self._machine.connection is not None
+
+    @property
+    def continuing(self) -> bool:
+        """The connection is lost and the session may go on over another one."""
+        return self._machine.continuing
+
+    def abandon(self, error: IscsiError) -> None:
+        """The session will not go on: what was in flight waits for the next one, and its
+        barrier."""
+        self._machine.abandon(error)
+        self.settle()
 
     def drop(self, reason: str) -> None:
         """Give up the connection, if there is one; recovery starts over."""

@@ -2,7 +2,8 @@
 """A TCP proxy on loopback that a test can cut, stall, slow down or close for newcomers.
 
 It runs in a thread of its own, so it serves whatever event loop the test uses. TCP is reliable, and
-so is the proxy: bytes are delivered in order or the connection ends; none is invented or changed.
+so is the proxy: bytes are delivered in order or the connection ends; none is invented or changed,
+unless a test brings a ``Tamper`` (tamper.py).
 
 What the peers see:
     cut()               the connections are reset (or closed with FIN) at once
@@ -26,7 +27,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-TO_TARGET, TO_CLIENT = "to_target", "to_client"
+from .tamper import TO_CLIENT, TO_TARGET, Stream, Tamper
+
+__all__ = ["TO_CLIENT", "TO_TARGET", "TcpProxy"]
+
 CHUNK = 65536
 BUFFER_LIMIT = 1 << 20
 """Bytes that wait in one direction before the proxy stops reading (TCP then holds the sender)."""
@@ -35,8 +39,11 @@ BUFFER_LIMIT = 1 << 20
 class _Direction:
     """One direction of one connection: chunks with the time at which they may leave."""
 
-    def __init__(self, name: str, source: socket.socket, sink: socket.socket) -> None:
+    def __init__(
+        self, name: str, source: socket.socket, sink: socket.socket, stream: Stream | None
+    ) -> None:
         self.name = name
+        self.stream = stream
         self.source = source
         self.sink = sink
         self.queue: deque[tuple[float, bytes]] = deque()
@@ -53,11 +60,13 @@ class TcpProxy:
         upstream: tuple[str, int],
         *,
         connect: Callable[[tuple[str, int]], socket.socket] | None = None,
+        tamper: Tamper | None = None,
     ) -> None:
         """``connect`` makes the connections to ``upstream``, where they are not to be made from
         here: from another network namespace, for one."""
         self.upstream = upstream
         self._connect = connect or functools.partial(socket.create_connection, timeout=5)
+        self._tamper = tamper
         self.connections = 0
         """Connections accepted so far."""
         self.passed = {TO_TARGET: 0, TO_CLIENT: 0}
@@ -92,7 +101,8 @@ class TcpProxy:
         trace: TracebackType | None,
     ) -> None:
         self._closing = True
-        self._wake_write.send(b"x")
+        with contextlib.suppress(OSError):  # it may have seen that by itself, and closed this too
+            self._wake_write.send(b"x")
         self._thread.join(10)
 
     @property
@@ -226,8 +236,12 @@ class TcpProxy:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
+        streams = self._tamper.connection() if self._tamper is not None else {}
         self._pairs.append(
-            (_Direction(TO_TARGET, client, target), _Direction(TO_CLIENT, target, client))
+            (
+                _Direction(TO_TARGET, client, target, streams.get(TO_TARGET)),
+                _Direction(TO_CLIENT, target, client, streams.get(TO_CLIENT)),
+            )
         )
 
     def _receive(self, pair: tuple[_Direction, _Direction], each: _Direction) -> None:
@@ -238,6 +252,10 @@ class TcpProxy:
         except OSError:
             self._end(pair, reset=True)
             return
+        if data and each.stream is not None:
+            data = each.stream.feed(data)
+            if not data:
+                return
         if data:
             each.queue.append((time.monotonic() + self._delay, data))
             each.waiting += len(data)

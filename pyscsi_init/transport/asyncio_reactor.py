@@ -21,17 +21,27 @@ class AsyncioReactor(Reactor):
         self._group = group
         self._closed = False
         self.failure: BaseException | None = None
+        self._going_on = False
+        """The next turn is with the loop already."""
         self._watched = self._epoll.fileno()
-        self._loop.add_reader(self._watched, self._turn)
+        self._loop.add_reader(self._watched, self._readable)
 
     def now(self) -> float:
         return self._loop.time()
 
+    def _readable(self) -> None:
+        # One turn for each round of the loop: each that goes on would bring one more with it, and
+        # timers would wait for all of them.
+        if not self._going_on:
+            self._turn()
+
     def _turn(self) -> None:
+        self._going_on = False
         if self._closed:
             return
         try:
             if self.turn():
+                self._going_on = True
                 self._loop.call_soon(self._turn)
         except BaseException as error:
             self._failed(error)

@@ -286,3 +286,30 @@ async def test_a_block_may_end_while_polling_goes_on(pairs: list[Pair]) -> None:
     before = len(looks)
     await anyio.sleep(0.01)
     assert len(looks) == before
+
+
+async def test_turns_that_go_on_do_not_multiply(pairs: list[Pair]) -> None:
+    """Something is always ready, so each turn goes on; timers must not wait for ever more turns."""
+    async with open_reactor() as reactor:
+        turns: list[bool] = []
+        real = reactor.turn
+
+        def turn() -> bool:
+            turns.append(real())
+            return turns[-1]
+
+        reactor.turn = turn  # type: ignore[method-assign]
+        reactor.polling.longest = reactor.polling.window = 1.0
+        read_all(reactor, pairs, lambda number: assert_sent(pairs[number][1]))
+        assert_sent(pairs[0][1])
+        rounds = []
+        for _ in range(100):
+            before = len(turns)
+            await anyio.lowlevel.checkpoint()
+            rounds.append(len(turns) - before)
+        assert any(turns), "no turn went on"
+        assert max(rounds) <= 2
+
+
+def assert_sent(sock: socket.socket) -> None:
+    assert sock.send(b"x") == 1

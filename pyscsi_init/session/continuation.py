@@ -88,12 +88,15 @@ def keep_tasks(
 
 
 def abandon(session: SessionMachine, error: IscsiError) -> None:
-    """The session will not be continued: what was in flight waits for the session recovery."""
+    """The session will not be continued: what was in flight waits for the session recovery. A login
+    that is under way was to go on with it, and is given up."""
     if session.continuation is None:
         return
     session.continuation.connection.cleaned_up()
     session.continuation = None
-    for finish in session.tasks.connection_lost(error):
+    finished = session.tasks.connection_lost(error)
+    session.lose(error)
+    for finish in finished:
         finish()
 
 

@@ -244,14 +244,15 @@ class SessionMachine:
         for finish in self.tasks.end_waiting(closed):
             finish()
         connection = self.connection
-        if connection is None:
+        if connection is None or connection.state is ConnectionState.S4_IN_LOGIN:
             abandon(self, closed)
             for finish in self.tasks.end_waiting(closed):
                 finish()
+            if connection is not None:
+                self.lose(closed)
+                return
             end_session(self)
             self.emit(ConnectionEnded(None, 0.0, again=False))
-        elif connection.state is ConnectionState.S4_IN_LOGIN:
-            self.lose(closed)
         elif connection.state is not ConnectionState.S6_IN_LOGOUT:
             self.logout_by = now + self.settings.logout_timeout
             self.deadlines_moved = True
@@ -296,10 +297,10 @@ class SessionMachine:
     def next_deadline(self) -> float | None:
         """When ``handle_deadline`` wants to be called, at the latest."""
         deadlines = [self.scan_at, self.logout_by]
-        if self.continuation is not None:
-            deadlines.append(self.continuation.until)
         if self.connection is not None:
             deadlines.append(self.connection.next_deadline())
+        elif self.continuation is not None:
+            deadlines.append(self.continuation.until)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:

@@ -319,6 +319,7 @@ class Session(SessionCommands):
     def refuse(self, error: IscsiError) -> None:
         """What waits and what comes ends with ``error`` until ``resume``."""
         self._machine.refuse(error)
+        self.settle()
 
     def fail(self, error: IscsiError) -> None:
         """End the session for good: what waits and what comes ends with ``error``."""

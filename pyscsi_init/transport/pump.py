@@ -96,6 +96,11 @@ class Pump:
             self._low_water = count
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
+    def look(self) -> None:
+        """Take what has come and was too little to be woken for: a slow line is not silent."""
+        if self._low_water != 1 and not self.closed:
+            self._readable()
+
     def flush(self) -> None:
         """Send what is queued, as much as the socket takes; the rest when it is writable again."""
         machine = self._machine

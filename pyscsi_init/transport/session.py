@@ -253,6 +253,8 @@ class Session(SessionCommands):
 
     def _on_timer(self) -> None:
         self._timer = None
+        if self._pump is not None:
+            self._pump.look()
         self._machine.handle_deadline(self.reactor.now())
         self.settle()
 

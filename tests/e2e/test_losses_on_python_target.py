@@ -273,6 +273,7 @@ async def test_commands_are_rejected_until_we_log_out() -> None:
         assert lun.session.statistics.recoveries == 1
 
 
+@pytest.mark.conformance("ERL-017")
 async def test_logins_refused_for_a_while() -> None:
     """0301, service unavailable: it may pass, so a session that exists waits for it."""
     target = make_target()

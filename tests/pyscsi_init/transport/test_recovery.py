@@ -106,6 +106,7 @@ async def test_not_at_all() -> None:
             await lun.read(0, 512)
 
 
+@pytest.mark.conformance("ERL-017")
 async def test_for_a_time() -> None:
     """recovery_timeout N: I/O waits so long, fails then, and works again when the target does."""
     server = TargetServer([make_target()])

@@ -69,6 +69,9 @@ class Settings:
     """Silence on the connection before a NOP-Out ping; 0 sends none."""
     noop_timeout: float = 5.0
     """Ping without any answer before the connection counts as lost."""
+    acknowledge_after: float = 0.0
+    """Seconds after which a message of the target that nobody asked for is acknowledged by a
+    NOP-Out of its own, if nothing else was sent; 0 leaves it to the next command or ping."""
 
     recovery_timeout: float | None = 120.0
     """How long I/O waits for a lost session to come back: None for ever, 0 fails at once."""
@@ -134,6 +137,7 @@ class Settings:
         ):
             number(name, 0.001, 86400)
         number("noop_interval", 0, 86400)
+        number("acknowledge_after", 0, 86400)
         if self.recovery_timeout is not None:
             number("recovery_timeout", 0, 31536000)
         if self.first_burst_length > self.max_burst_length:

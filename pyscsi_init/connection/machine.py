@@ -77,6 +77,8 @@ class ConnectionMachine:
         self.keepalive = Keepalive(0, 0, now)
         self.login_deadline = now + settings.login_timeout
         self.logout_deadline: float | None = None
+        self._acknowledge_at: float | None = None
+        self._acknowledge_mark = 0
         self._stat_sn_known = False
         self._transit(Transition.T1_CONNECT_REQUESTED)
         self._transit(Transition.T4_CONNECTED)
@@ -208,6 +210,23 @@ class ConnectionMachine:
                 f"StatSN {stat_sn} where {self.exp_stat_sn} comes next: status lost"
             )
 
+    def acknowledge_later(self, now: float) -> bool:
+        """A PDU came that nobody asked for: unless something is sent anyway in time, its StatSN is
+        to be acknowledged alone (RFC 7143 11.18). True where that is a new deadline."""
+        delay = self.settings.acknowledge_after
+        if not delay or self._acknowledge_at is not None:
+            return False
+        self._acknowledge_at = now + delay
+        self._acknowledge_mark = self.queue_mark
+        return True
+
+    def must_acknowledge(self, now: float) -> bool:
+        """It is time, and nothing was sent that carries a newer ExpStatSN. Asked once."""
+        if self._acknowledge_at is None or now < self._acknowledge_at:
+            return False
+        self._acknowledge_at = None
+        return self.queue_mark == self._acknowledge_mark
+
     # -- the login phase -------------------------------------------------------------------------
 
     def _send_login_requests(self) -> None:
@@ -297,7 +316,8 @@ class ConnectionMachine:
         if self.state is ConnectionState.S6_IN_LOGOUT:
             return self.logout_deadline
         if self.state in (ConnectionState.S5_LOGGED_IN, ConnectionState.S7_LOGOUT_REQUESTED):
-            return self.keepalive.deadline()
+            deadlines = (self.keepalive.deadline(), self._acknowledge_at)
+            return min((each for each in deadlines if each is not None), default=None)
         return None
 
     def __repr__(self) -> str:

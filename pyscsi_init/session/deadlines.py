@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..connection import ConnectionState, Due
+from ..connection import ConnectionMachine, ConnectionState, Due
 from ..errors import ConnectionLost, LoginTimeout, ProtocolError, TaskTimeout
+from ..pdu import RESERVED_TAG, NopOut
 from .task import NO_DEADLINE, TaskState
 from .tasks import Ping
 
@@ -68,8 +69,23 @@ def handle_deadline(session: SessionMachine, now: float) -> None:
         return
     if due is Due.PING:
         session.ping(now)
+    if connection.must_acknowledge(now):
+        _acknowledge(session, connection)
     if session.scan_at is not None and now >= session.scan_at:
         _scan(session, now)
+
+
+def _acknowledge(session: SessionMachine, connection: ConnectionMachine) -> None:
+    """Tell the target our ExpStatSN and nothing else (RFC 7143 11.18): it may forget what it keeps
+    for the case that we ask again."""
+    connection.send(
+        NopOut(
+            immediate=True,
+            initiator_task_tag=RESERVED_TAG,
+            target_transfer_tag=RESERVED_TAG,
+            cmd_sn=session.window.cmd_sn,
+        )
+    )
 
 
 def _scan(session: SessionMachine, now: float) -> None:

@@ -27,11 +27,10 @@ from ..pdu import (
     TextResponse,
 )
 from ..pdu.fast import DATA_IN, F_BIT, O_BIT, S_BIT, SCSI_RESPONSE, U_BIT
+from .asked import asked_to_log_out, reject_received, unit_has_moved
 from .data_in import GOOD, check_residual, place_data
 from .data_out import answer_r2t
 from .events import AsyncEventReceived, Warned
-from .flow import pump
-from .reject import rejected
 from .task import ManagementTask, ScsiTask, TextTask
 from .tasks import Ping
 from .text import take_declared, text_received
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 Handler = Callable[["SessionMachine", ConnectionMachine, Frame, float], None]
 
 _CHECK_CONDITION = 0x02
+NO_UNIT = b"\xff" * 8
+"""SAM-5: the logical unit is not specified. RFC 7143 11.19 wants one to be named in a ping."""
 LAST_LOGOUT_RESPONSE = 3
 """RFC 7143 11.15.1: the codes above it are reserved."""
 
@@ -179,6 +180,9 @@ def _scsi_response(
         if length > len(data) - 2:
             raise ProtocolError(f"SenseLength {length} in a data segment of {len(data)} bytes")
         task.sense = bytes(data[2 : 2 + length])
+        if unit_has_moved(connection, task):
+            session.requeue(task)
+            return
     check_residual(task, overflow, underflow, residual)
     session.end(task)
 
@@ -216,6 +220,8 @@ def _nop_in(
             request = session.tasks.requests.get(nop.initiator_task_tag)
             if isinstance(request, Ping):
                 del session.tasks.requests[nop.initiator_task_tag]
+                if len(nop.data):
+                    session.emit(Warned("the answer to a ping has data, which our pings have not"))
             elif request is not None:
                 raise ProtocolError("NOP-In with the tag of a request that is no NOP-Out")
         return
@@ -225,6 +231,8 @@ def _nop_in(
         return  # only the window was to be told
     if len(nop.data):
         raise ProtocolError("unsolicited NOP-In with data (RFC 7143 11.19)")
+    if nop.lun == NO_UNIT:
+        raise ProtocolError("NOP-In with a Target Transfer Tag and a LUN that names no unit")
     if connection.state is ConnectionState.S6_IN_LOGOUT:
         return  # nothing follows the logout
     connection.reply(
@@ -312,14 +320,14 @@ def _async_message(
     session.window.update(message.exp_cmd_sn, message.max_cmd_sn)
     if not connection.count_stat_sn(message.stat_sn):
         return
+    session.deadlines_moved |= connection.acknowledge_later(now)
     event = message.async_event
     if event == 0 or event >= 248:
         data = bytes(message.data)
         length = int.from_bytes(data[:2], "big") if event == 0 else 0
         session.emit(AsyncEventReceived(event, message.lun, data[2 : 2 + length]))
     elif event == 1:
-        connection.logout_requested()
-        _asked_to_log_out(session, connection, message.parameter3, now)
+        asked_to_log_out(session, connection, message.parameter3, now)
     elif event == 2 and message.parameter1 != connection.cid:
         session.emit(Warned(f"the target drops connection {message.parameter1}, which is not ours"))
     elif event in (2, 3):
@@ -334,30 +342,14 @@ def _async_message(
         session.emit(Warned(f"asynchronous message with the unknown event {event}: ignored"))
 
 
-def _asked_to_log_out(
-    session: SessionMachine, connection: ConnectionMachine, seconds: float, now: float
-) -> None:
-    """Asynchronous Message 1: no new commands, log out within ``seconds``, come back."""
-    if connection.state is not ConnectionState.S7_LOGOUT_REQUESTED:
-        return  # our logout is on its way already
-    session.fast.review()
-    # Half the time is for what is in flight; a target that says 0 gets its logout at once.
-    limit = now + min(seconds / 2, session.settings.command_timeout)
-    session.logout_by = limit if session.logout_by is None else min(session.logout_by, limit)
-    session.deadlines_moved = True
-    pump(session, now)
-
-
 def _reject(
-    session: SessionMachine,
-    connection: ConnectionMachine,
-    frame: Frame,
-    now: float,  # noqa: ARG001
+    session: SessionMachine, connection: ConnectionMachine, frame: Frame, now: float
 ) -> None:
     reject = Reject.decode(frame.header, frame.ahs, _require_data(frame))
     session.window.update(reject.exp_cmd_sn, reject.max_cmd_sn)
     if connection.count_stat_sn(reject.stat_sn):
-        rejected(session, reject)
+        session.deadlines_moved |= connection.acknowledge_later(now)
+        reject_received(session, connection, reject, now)
 
 
 HANDLERS: dict[int, Handler] = {

@@ -15,7 +15,7 @@ from ..errors import ConnectionLost, ProtocolError, TaskRejected
 from ..pdu import InitiatorOpcode, Reject, RejectReason
 from .events import Warned
 from .task import ManagementTask, ScsiTask, TaskState, TextTask
-from .tasks import may_be_sent_again
+from .tasks import MAX_ATTEMPTS, may_be_sent_again
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
@@ -51,7 +51,7 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
     if session.rejects > MAX_REJECTS:
         raise ProtocolError(f"the target rejected {session.rejects} PDUs of one connection")
     if reject.reason == RejectReason.WAITING_FOR_LOGOUT:
-        session.lose(ConnectionLost("the target rejects what we send and waits for a logout"))
+        _put_back(session, bytes(reject.data[:48]))
         return
     header = bytes(reject.data[:48])
     if len(header) < _TAG.stop:
@@ -80,9 +80,21 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
         request.finish(error)
     elif request is None:
         session.emit(Warned(str(error)))
+    if reject.reason == RejectReason.NEGOTIATION_RESET and session.connection is connection:
+        # RFC 7143 11.17.1 note 3: deprecated; to us the negotiation has failed.
+        session.lose(ConnectionLost("the target reset the negotiation"))
     counted = not header[0] & _I_BIT and len(header) >= _CMD_SN.stop
     if session.connection is connection and counted:
         _close_gap(session, int.from_bytes(header[_CMD_SN], "big"))
+
+
+def _put_back(session: SessionMachine, header: bytes) -> None:
+    """The target takes nothing but a logout: what it rejected was not carried out, and goes to the
+    next session. What else is under way ends with this one."""
+    if header[:1] and header[0] & _OPCODE_MASK == InitiatorOpcode.SCSI_COMMAND:
+        task = session.tasks.in_flight.get(int.from_bytes(header[_TAG], "big"))
+        if task is not None and task.state is TaskState.SENT and task.attempts < MAX_ATTEMPTS:
+            session.requeue(task)
 
 
 def _command(session: SessionMachine, task: ScsiTask, reason: int, error: TaskRejected) -> None:

@@ -54,8 +54,14 @@ def text_received(
 
 
 def take_declared(session: SessionMachine, connection: ConnectionMachine, task: TextTask) -> None:
-    """An exchange is over: a MaxRecvDataSegmentLength that we declared in it holds from now on
-    (RFC 7143 13.12). What is missing of the reads under way can only be had cut anew (11.16.3)."""
+    """An exchange is over: a MaxRecvDataSegmentLength that either side declared in it holds from
+    now on (RFC 7143 13.12). What is missing of the reads under way can only be had cut anew
+    (11.16.3)."""
+    assert task.exchange is not None  # noqa: S101  (for mypy: start_text came before)
+    theirs = task.exchange.declared_max_recv_data_segment_length
+    if theirs is not None:
+        session.parameters = replace(session.parameters, target_max_recv_data_segment_length=theirs)
+        session.fast.review()
     for name, value in task.request:
         if name == "MaxRecvDataSegmentLength":
             length = int(value)

@@ -36,6 +36,8 @@ class Keys(Witness):
         elif isinstance(pdu, TextRequest):
             if pdu.target_transfer_tag == 0xFFFFFFFF and not self._text:
                 self._said.clear()  # a new sequence
+                self._target_text.clear()
+                link.target_pairs.clear()
         else:
             return
         self._text += pdu.data
@@ -69,7 +71,8 @@ class Keys(Witness):
         del wire
         if isinstance(pdu, TextResponse):
             self._heard(link, pdu.data, pdu.continue_)
-            self._declared_anew(link)
+            if pdu.final:  # RFC 7143 6.2: nothing holds before the end
+                self._declared_anew(link)
         if not isinstance(pdu, LoginResponse) or pdu.status_class:
             return
         self._waiting = False

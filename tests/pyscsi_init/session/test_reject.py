@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pyscsi_init.errors import ConnectionLost, ProtocolError, TaskRejected
-from pyscsi_init.pdu import NopOut, RejectReason, ScsiCommand, TaskManagementRequest
+from pyscsi_init.pdu import LogoutRequest, NopOut, RejectReason, ScsiCommand, TaskManagementRequest
 from pyscsi_init.session import Replay, TaskManagementFunction, Warned
 from pyscsi_init.session.reject import MAX_REJECTS, RESEND_ALLOWED
 from pyscsi_init.session.tasks import MAX_SILENCES
@@ -155,12 +155,22 @@ def test_a_rejected_time_out_abort_escalates() -> None:
 
 
 def test_rej_006_waiting_for_logout() -> None:
-    """RFC 7143 11.17.1: the target takes nothing more; the command goes to the next session."""
+    """RFC 7143 11.17.1: the target takes nothing more but a logout; the command goes to the next
+    session, even one that may not be done twice: it was not done."""
     script = Script().log_in()
-    read = script.read(0)
+    read = script.read(0, replay=Replay.NEVER)
     script.send(script.reject(script.one(ScsiCommand), 12))
-    assert isinstance(script.ended().error, ConnectionLost)
+    logout = script.one(LogoutRequest)
+    late = script.read(0)
+    assert script.take() == []
+    script.send(script.logged_out(logout))
+    assert (script.ended().error, script.ended().again) == (None, True)
     assert not read.done
+    script.log_in()
+    script.machine.resume(script.now)
+    script.send(*(script.response(command) for command in script.take()))
+    assert (read.error, late.error) == (None, None)
+    assert read.done
 
 
 def test_rej_006_a_target_that_rejects_everything_is_left() -> None:

@@ -14,6 +14,7 @@ from pyscsi_init.pdu import DataOut, LogoutRequest, NopOut, ScsiCommand
 from pyscsi_init.session import ConnectionEnded, Warned
 from pyscsi_init.settings import Settings
 from pyscsi_init.testing.scripted import ScriptedTarget
+from tests.conformance.coming_back import comes_back, ends_well
 from tests.pyscsi_init.session.scripted import LUN, LUN_5, RESERVED, Script
 from tests.support.scripted_session import QUIET, logged_in, session_with
 
@@ -227,11 +228,9 @@ async def test_nop_006_the_session_comes_back() -> None:
         async with session_with(target, virtual=True, log_out=False) as (session, peer):
             await peer.send(peer.nop_in(target_transfer_tag=2, lun=NO_UNIT))
             await peer.expect_end()
-            second = await target.log_in()
+            second = await comes_back(target, session)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(session.execute, 0, TEST_UNIT_READY)
                 await second.send(second.response(await second.expect(ScsiCommand)))
             assert isinstance(session.last_error, ProtocolError)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(second.log_out)
-                await session.log_out()
+            await ends_well(session, second)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The I_T nexus, without the socket: command window, tasks, data, task management, recovery."""
 
+from .bidirectional import BidirectionalTask
 from .events import (
     AsyncEventReceived,
     ConnectionEnded,
@@ -24,6 +25,7 @@ from .task import (
 
 __all__ = [
     "AsyncEventReceived",
+    "BidirectionalTask",
     "ConnectionEnded",
     "Continued",
     "Event",

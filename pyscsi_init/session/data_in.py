@@ -61,7 +61,7 @@ def check_residual(task: ScsiTask, overflow: bool, underflow: bool, count: int) 
     if underflow and count > length:
         raise ProtocolError(f"residual underflow of {count} bytes in a transfer of {length}")
     if task.data_in is not None and task.status in (GOOD, CONDITION_MET):
-        due = length - count if underflow else length
+        due = task.data_in_due
         if task.received != due:
             raise ProtocolError(
                 f"status GOOD with {task.received} bytes of data where {due} were due ({task!r})"

@@ -43,7 +43,10 @@ def send_command(connection: ConnectionMachine, parameters: Parameters, task: Sc
             unsolicited = first_burst - immediate
         # RFC 7143 11.3.1: F is 1 "when no unsolicited SCSI Data-Out PDUs follow".
         flags = (0 if unsolicited else F_BIT) | W_BIT | _SIMPLE
-    if len(cdb) <= 16:
+    both = data is not None and task.data_in is not None
+    if both:
+        flags |= R_BIT
+    if len(cdb) <= 16 and not both:
         header = SCSI_COMMAND.pack(
             0x01,
             flags,
@@ -69,6 +72,9 @@ def send_command(connection: ConnectionMachine, parameters: Parameters, task: Sc
                 expected_data_transfer_length=length,
                 cmd_sn=task.cmd_sn,
                 cdb=cdb,
+                bidirectional_read_expected_data_transfer_length=(
+                    len(task.data_in) if both and task.data_in is not None else None
+                ),
                 data=data[:immediate] if data is not None and immediate else b"",
             )
         )

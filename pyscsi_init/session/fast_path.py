@@ -101,6 +101,7 @@ class FastPath:
             or session.discovery
             or session.refusing is not None
             or (session.repair is not None and session.repair.was_busy)
+            or self._tasks.bidirectional
             or not self.enabled
         ):
             return

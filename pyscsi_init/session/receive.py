@@ -28,6 +28,7 @@ from ..pdu import (
 )
 from ..pdu.fast import DATA_IN, F_BIT, O_BIT, S_BIT, SCSI_RESPONSE, U_BIT
 from .asked import asked_to_log_out, reject_received, unit_has_moved
+from .bidirectional import BidirectionalTask
 from .data_in import GOOD, check_residual, place_data
 from .data_out import answer_r2t
 from .events import AsyncEventReceived, Warned
@@ -138,7 +139,7 @@ def _scsi_response(
         exp_cmd_sn,
         max_cmd_sn,
         exp_data_sn,
-        _,
+        bidi_residual,
         residual,
     ) = SCSI_RESPONSE.unpack(frame.header)
     data = _require_data(frame)
@@ -183,6 +184,8 @@ def _scsi_response(
         if unit_has_moved(connection, task):
             session.requeue(task)
             return
+    if isinstance(task, BidirectionalTask):
+        task.take_residual(flags, bidi_residual)
     check_residual(task, overflow, underflow, residual)
     session.end(task)
 

@@ -142,10 +142,16 @@ class ScsiTask:
 
     @property
     def expected_data_transfer_length(self) -> int:
-        """RFC 7143 11.3.4; bidirectional commands are not made here."""
+        """RFC 7143 11.3.4; of a command that transfers both ways, what is written."""
         if self.data_out is not None:
             return len(self.data_out)
         return len(self.data_in) if self.data_in is not None else 0
+
+    @property
+    def data_in_due(self) -> int:
+        """How many bytes must have come, by the residual that the status has told."""
+        length = self.expected_data_transfer_length
+        return length - self.residual_count if self.residual_underflow else length
 
     def finish(self, error: IscsiError | None = None) -> None:
         """End the task; the session calls it, once."""

@@ -55,6 +55,8 @@ class TaskTable:
         self.control: deque[ScsiTask] = deque()
         self.unknown_outcome: set[bytes] = set()
         self.last_tag = 0
+        self.bidirectional = 0
+        """Commands that transfer both ways and have not ended."""
 
     def new_tag(self) -> int:
         """A tag that no outstanding task has (RFC 7143 11.2.1.8); never the reserved one."""

@@ -29,6 +29,11 @@ class SessionCommands:
     ) -> ScsiResult:
         """Send any CDB to a LUN, as it is; the status must be GOOD.
 
+        ``data_out`` is written, up to ``data_in_length`` bytes are read; with both the command
+        transfers both ways (RFC 7143 11.2.2.4), which few targets take, and only at error recovery
+        level 0. A CDB of more than 16 bytes goes on in an AHS (11.2.2.3). Nobody looks whether CDB
+        and lengths fit each other, but targets may: some drop the session where they do not.
+
         The command is not repeated, neither after a unit attention nor after a lost connection.
 
         Raises:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..session import ManagementTask, Replay, ScsiTask, TaskManagementFunction
+from ..session import BidirectionalTask, ManagementTask, Replay, ScsiTask, TaskManagementFunction
 
 if TYPE_CHECKING:
     from .session import Session
@@ -18,7 +18,11 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class ScsiResult:
-    """How a command ended. ``data`` is what came, which may be less than what was asked for."""
+    """How a command ended. ``data`` is what came, which may be less than what was asked for.
+
+    Residuals are in bytes (RFC 7143 11.4.5). Of a command that transfers both ways the first three
+    are of what was written, the ``bidi`` ones of what was read.
+    """
 
     status: int
     sense: bytes
@@ -26,6 +30,9 @@ class ScsiResult:
     residual_count: int
     residual_overflow: bool
     residual_underflow: bool
+    bidi_residual_count: int = 0
+    bidi_residual_overflow: bool = False
+    bidi_residual_underflow: bool = False
 
 
 async def run_command(
@@ -49,18 +56,23 @@ async def run_command(
     """
     event = anyio.Event()
     buffer = bytearray(data_in_length)
-    task = ScsiTask(
-        lun,
-        cdb,
-        lambda _: event.set(),
-        data_in=memoryview(buffer) if data_in_length else None,
-        data_out=memoryview(bytes(data_out)) if len(data_out) else None,
-        replay=replay,
-        modifies=modifies,
-        control=control,
-        timeout=session.settings.command_timeout if seconds is None else seconds,
-    )
-    session.submit(task)
+    options: dict[str, Any] = {
+        "replay": replay,
+        "modifies": modifies,
+        "control": control,
+        "timeout": session.settings.command_timeout if seconds is None else seconds,
+    }
+    data_in = memoryview(buffer) if data_in_length else None
+    out = memoryview(bytes(data_out)) if len(data_out) else None
+    task: ScsiTask
+    if data_in is not None and out is not None:
+        task = both = BidirectionalTask(
+            lun, cdb, lambda _: event.set(), data_in=data_in, data_out=out, **options
+        )
+        session.submit_bidirectional(both)
+    else:
+        task = ScsiTask(lun, cdb, lambda _: event.set(), data_in=data_in, data_out=out, **options)
+        session.submit(task)
     try:
         await event.wait()
     except BaseException:
@@ -68,7 +80,7 @@ async def run_command(
         raise
     if task.error is not None:
         raise task.error
-    return ScsiResult(
+    result = ScsiResult(
         task.status,
         task.sense,
         bytes(buffer[: task.received]),
@@ -76,6 +88,14 @@ async def run_command(
         task.residual_overflow,
         task.residual_underflow,
     )
+    if isinstance(task, BidirectionalTask):
+        result = replace(
+            result,
+            bidi_residual_count=task.bidi_residual_count,
+            bidi_residual_overflow=task.bidi_residual_overflow,
+            bidi_residual_underflow=task.bidi_residual_underflow,
+        )
+    return result
 
 
 async def run_management(

@@ -22,6 +22,7 @@ from ..names import Portal, isid_text
 from ..secret import Chap
 from ..session import (
     AsyncEventReceived,
+    BidirectionalTask,
     ConnectionEnded,
     Continued,
     LoggedIn,
@@ -34,6 +35,7 @@ from ..session import (
     Warned,
     describe_remains,
 )
+from ..session.bidirectional import submit_bidirectional
 from ..settings import Settings
 from .commands import SessionCommands
 from .pump import Pump
@@ -148,6 +150,12 @@ class Session(SessionCommands):
         """Start a SCSI command; its completion is called on the loop's thread."""
         if not self.start(task):
             self._machine.submit(task, self.reactor.now())
+        if not self.in_turn:
+            self.begin_turn()
+
+    def submit_bidirectional(self, task: BidirectionalTask) -> None:
+        """Start a command that transfers both ways, like ``submit``."""
+        submit_bidirectional(self._machine, task, self.reactor.now())
         if not self.in_turn:
             self.begin_turn()
 

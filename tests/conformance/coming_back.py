@@ -13,8 +13,8 @@ from pyscsi_init.testing.scripted import ScriptedConnection, ScriptedTarget
 async def comes_back(target: ScriptedTarget, session: Session, **keys: str) -> ScriptedConnection:
     """The next connection, in full feature phase at both ends."""
     peer = await target.log_in(**keys)
-    while session.state is not SessionState.Q3_LOGGED_IN:
-        await anyio.sleep(0.01)
+    await anyio.sleep(0.01)
+    assert session.state is SessionState.Q3_LOGGED_IN
     return peer
 
 

@@ -143,8 +143,8 @@ async def test_lgo_003_refused_at_the_end(response: int) -> None:
 
 
 async def test_lgo_004_a_failed_connection_is_logged_out_by_the_next_login() -> None:
-    """RFC 7143 11.14, 8.2, 6.3.5: with one connection there is no other to say it on; the login with
-    the same ISID, TSIH 0 and the same CID ends the old session and all that belongs to it."""
+    """RFC 7143 11.14, 8.2, 6.3.5: with one connection there is no other to say it on; the login
+    with the same ISID, TSIH 0 and the same CID ends the old session and all that belongs to it."""
     async with (
         ScriptedTarget().running() as target,
         session_with(target, virtual=True, log_out=False) as (session, peer),

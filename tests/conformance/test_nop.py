@@ -224,13 +224,15 @@ def test_nop_006_the_command_under_way_survives(wrong: dict[str, Any]) -> None:
 @pytest.mark.anyio
 @pytest.mark.virtual_clock
 async def test_nop_006_the_session_comes_back() -> None:
-    async with ScriptedTarget().running() as target:
-        async with session_with(target, virtual=True, log_out=False) as (session, peer):
-            await peer.send(peer.nop_in(target_transfer_tag=2, lun=NO_UNIT))
-            await peer.expect_end()
-            second = await comes_back(target, session)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(session.execute, 0, TEST_UNIT_READY)
-                await second.send(second.response(await second.expect(ScsiCommand)))
-            assert isinstance(session.last_error, ProtocolError)
-            await ends_well(session, second)
+    async with (
+        ScriptedTarget().running() as target,
+        session_with(target, virtual=True, log_out=False) as (session, peer),
+    ):
+        await peer.send(peer.nop_in(target_transfer_tag=2, lun=NO_UNIT))
+        await peer.expect_end()
+        second = await comes_back(target, session)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.execute, 0, TEST_UNIT_READY)
+            await second.send(second.response(await second.expect(ScsiCommand)))
+        assert isinstance(session.last_error, ProtocolError)
+        await ends_well(session, second)

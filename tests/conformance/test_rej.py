@@ -66,9 +66,9 @@ def test_rej_001_a_data_out_is_known_by_its_header(more: bytes) -> None:
 @pytest.mark.anyio
 @pytest.mark.virtual_clock
 async def test_rej_002_the_gap_is_closed_and_work_goes_on() -> None:
-    """RFC 7143 7.3, 4.2.2.1: a rejected command that the target did not count stands before all that
-    follow. Here a new session, which begins with a CmdSN of its own, makes them possible again; the
-    rejected command has its end, and no response is awaited."""
+    """RFC 7143 7.3, 4.2.2.1: a rejected command that the target did not count stands before all
+    that follow. Here a new session, which begins with a CmdSN of its own, makes them possible
+    again; the rejected command has its end, and no response is awaited."""
     async with (
         ScriptedTarget().running() as target,
         session_with(target, virtual=True, log_out=False) as (session, peer),

@@ -70,6 +70,10 @@ class Transfers(Witness):
     def _command(self, agreed: Negotiated, pdu: ScsiCommand) -> Complaints:
         immediate, whole = len(pdu.data), pdu.expected_data_transfer_length
         most = min(agreed.first_burst_length, whole)
+        if (pdu.read and pdu.write) != (
+            pdu.bidirectional_read_expected_data_transfer_length is not None
+        ):
+            yield "a bidirectional read length belongs to R=1, W=1 and to nothing else"
         if immediate and not pdu.write:
             yield "immediate data in a command that writes nothing"
         if immediate and not agreed.immediate_data:

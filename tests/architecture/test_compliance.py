@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.architecture.test_citations import SECTIONS
-from tests.conformance import page
+from tests.conformance import page, quirks
 
 UNH = re.compile(r"(LOGIN|FFP|CHAP) \d+(\.\d+){0,3}(-\d+(\.\d+){0,3})?")
 
@@ -17,6 +17,20 @@ UNH = re.compile(r"(LOGIN|FFP|CHAP) \d+(\.\d+){0,3}(-\d+(\.\d+){0,3})?")
 def test_the_page_is_fresh() -> None:
     """``python -m tests.conformance.page`` makes it so."""
     assert page.PAGE.read_text() == page.render()
+
+
+def test_the_page_of_quirks_is_fresh() -> None:
+    """The same command makes it so."""
+    assert quirks.PAGE.read_text() == quirks.render(page.quirks_shown())
+
+
+def test_every_quirk_is_shown_or_has_a_reason() -> None:
+    known = quirks.quirks()
+    assert [quirk.id for quirk in known] == [f"Q-{number:02d}" for number in range(1, 42)]
+    shown = page.quirks_shown()
+    assert set(shown) <= {quirk.id for quirk in known}
+    for quirk in known:
+        assert bool(quirk.reason) != (quirk.id in shown), f"{quirk.id}: a test, or else a reason"
 
 
 def test_every_row_has_its_place() -> None:
@@ -71,6 +85,7 @@ def test_no_row_is_open() -> None:
             [("test_asy_001_002_two", f"ASY-00{number}", False) for number in (1, 2)],
         ),
         ("def test_other(): ...", []),
+        ('@pytest.mark.quirk("Q-01")\ndef test_quirk_02_a(): ...', []),
         ("def pdu_001(): ...", []),
         (
             '@conformance("PDU-002", "SEQ-001")\ndef test_a(): ...',
@@ -92,3 +107,10 @@ def test_no_row_is_open() -> None:
 )
 def test_claims_are_read(source: str, found: list[tuple[str, str, bool]]) -> None:
     assert list(page.claims(ast.parse(source))) == found
+
+
+def test_claims_of_quirks_are_read() -> None:
+    source = '@pytest.mark.quirk("Q-01")\n@pytest.mark.conformance("SEQ-001")\n'
+    source += "def test_quirk_02_03_a(): ..."
+    found = [quirk for _, quirk, _ in page.claims(ast.parse(source), "quirk", quirks.by_name)]
+    assert found == ["Q-02", "Q-03", "Q-01"]

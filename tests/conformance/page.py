@@ -2,9 +2,10 @@
 """The compliance page: which test shows which requirement.
 
 ``python -m tests.conformance.page`` writes docs/compliance/rfc7143.md from requirements.toml,
-exceptions.toml and the tests themselves, which are read and not run. A test shows a row by its name
-(``test_pdu_001_...``, ``test_pdu_001_002_...``), or by the marker ``conformance("PDU-002", ...)``
-on it or in its module's ``pytestmark``. A test that is expected to fail shows nothing.
+exceptions.toml and the tests themselves, which are read and not run; and quirks.md, see quirks.py.
+A test shows a row by its name (``test_pdu_001_...``, ``test_pdu_001_002_...``), or by the marker
+``conformance("PDU-002", ...)`` on it or in its module's ``pytestmark``. A test that is expected to
+fail shows nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.conformance import quirks
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -113,45 +116,58 @@ def notes() -> dict[str, str]:
 # -- the tests, read ------------------------------------------------------------------------------
 
 
-def shown() -> dict[str, Shown]:
+def by_name(test: str) -> list[str]:
+    """The rows that a test names in its own name."""
+    named = BY_NAME.match(test)
+    numbers = named[2].strip("_").split("_") if named else []
+    return [f"{named[1].upper()}-{number}" for number in numbers] if named else []
+
+
+def shown(marker: str = MARKER, named: Callable[[str], list[str]] = by_name) -> dict[str, Shown]:
     """Row -> the tests that show it."""
     found: dict[str, Shown] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text()
         name = str(path.relative_to(ROOT))
-        for test, row, failing in claims(ast.parse(text)):
+        for test, row, failing in claims(ast.parse(text), marker, named):
             entry = found.setdefault(row, Shown())
             (entry.failing if failing else entry.tests).append(f"{name}::{test}")
     return found
 
 
-def claims(module: ast.Module) -> Iterator[tuple[str, str, bool]]:
+def quirks_shown() -> dict[str, list[str]]:
+    """Quirk -> the tests that show what is done about it."""
+    found = shown(quirks.MARKER, quirks.by_name)
+    return {quirk: entry.tests for quirk, entry in found.items() if entry.tests}
+
+
+def claims(
+    module: ast.Module, marker: str = MARKER, named: Callable[[str], list[str]] = by_name
+) -> Iterator[tuple[str, str, bool]]:
     """Test, row, and whether the test is expected to fail; a row at most once a test."""
     of_module = [
         row
         for node in module.body
         if isinstance(node, ast.Assign)
         and any(isinstance(each, ast.Name) and each.id == "pytestmark" for each in node.targets)
-        for row in _marked(node.value)
+        for row in _marked(node.value, marker)
     ]
     for node in module.body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         if not node.name.startswith("test_"):
             continue
-        named = BY_NAME.match(node.name)
-        numbers = named[2].strip("_").split("_") if named else []
-        claimed = [f"{named[1].upper()}-{number}" for number in numbers] if named else []
-        claimed += [row for decorator in node.decorator_list for row in _marked(decorator)]
+        claimed = named(node.name)
+        claimed += [row for decorator in node.decorator_list for row in _marked(decorator, marker)]
         failing = any("xfail" in ast.unparse(decorator) for decorator in node.decorator_list)
         for row in dict.fromkeys(claimed + of_module):
             yield node.name, row, failing
 
 
-def _marked(node: ast.expr) -> Iterator[str]:
-    """The arguments of every ``conformance(...)`` in an expression."""
+def _marked(node: ast.expr, marker: str) -> Iterator[str]:
+    """The arguments of every ``marker(...)`` in an expression."""
     for each in ast.walk(node):
-        if isinstance(each, ast.Call) and ast.unparse(each.func).split(".")[-1] == MARKER:
+        if isinstance(each, ast.Call) and ast.unparse(each.func).split(".")[-1] == marker:
             for argument in each.args:
                 if isinstance(argument, ast.Constant):
                     yield str(argument.value)
@@ -217,3 +233,4 @@ def _summary(counts: dict[str, dict[str, int]]) -> str:
 if __name__ == "__main__":
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(render())
+    quirks.PAGE.write_text(quirks.render(quirks_shown()))

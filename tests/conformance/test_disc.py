@@ -71,6 +71,7 @@ async def asked(
 @pytest.mark.parametrize(
     "settings", [Settings(), Settings(max_burst_length=65536, first_burst_length=4096)]
 )
+@pytest.mark.quirk("Q-27")
 def test_disc_001_keys_of_a_discovery_session(settings: Settings) -> None:
     """RFC 7143 4.3 iSCSI Session Types"""
     script = Script(settings, discovery=True).log_in()
@@ -100,6 +101,7 @@ async def test_disc_001_no_digest_is_offered() -> None:
     assert (keys.get("HeaderDigest", "None"), keys.get("DataDigest", "None")) == ("None", "None")
 
 
+@pytest.mark.quirk("Q-11")
 def test_disc_001_a_target_that_finds_keys_irrelevant() -> None:
     """RFC 7143 7.4.1 ErrorRecoveryLevel for Discovery Sessions"""
     plain = Script(discovery=True).log_in()
@@ -245,6 +247,7 @@ def parts_of(data: bytes, size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("size", [8191, 8192, 1021])
+@pytest.mark.quirk("Q-27")
 def test_disc_006_thousands_of_targets_in_many_pdus(size: int) -> None:
     """RFC 7143 11.10.4 Target Transfer Tag: F=0 and a tag until the last; keys split anywhere."""
     names = [f"iqn.2026-11.example:disk-{number:05}" for number in range(5000)]

@@ -20,6 +20,7 @@ D1 = "iqn.2026-11.example:disk1"
 HERE = Portal("10.0.0.1", 3260, None)
 
 
+@pytest.mark.quirk("Q-18")
 def test_disc_007_portals_of_a_target() -> None:
     """RFC 7143 Appendix C SendTargets Operation"""
     (found,) = parse_send_targets(
@@ -41,6 +42,7 @@ def test_disc_007_portals_of_a_target() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.quirk("Q-17")
 async def test_disc_007_dead_portals_do_not_keep_us_from_the_good_one() -> None:
     with contextlib.ExitStack() as stack:
         dead = []

@@ -313,6 +313,7 @@ async def test_isns_005_status_inquiries_are_answered() -> None:
     )
 
 
+@pytest.mark.quirk("Q-24")
 async def test_isns_005_a_malformed_notification() -> None:
     honest = Honest()
     async with (
@@ -326,6 +327,7 @@ async def test_isns_005_a_malformed_notification() -> None:
             assert isinstance(await next_event(watch), (TargetAdded, TargetRemoved))
 
 
+@pytest.mark.quirk("Q-24")
 async def test_isns_005_a_server_that_takes_the_registration_and_sends_nothing() -> None:
     """Such servers are in the field: polling must find what they do not tell."""
     honest = Honest()

@@ -58,6 +58,8 @@ async def test_the_default_port() -> None:
 
 @pytest.mark.conformance("LOGIN-023")
 @pytest.mark.parametrize("permanent", [False, True])
+@pytest.mark.quirk("Q-06")
+@pytest.mark.quirk("Q-23")
 async def test_where_the_next_login_goes(permanent: bool) -> None:
     async def play(target: ScriptedTarget) -> None:
         moved = b"TargetAddress=127.0.0.9:3999\0"
@@ -89,6 +91,8 @@ async def test_where_the_next_login_goes(permanent: bool) -> None:
         (b"TargetAddress=10.0.0.2\0", 0, Portal("10.0.0.2", 3260)),
     ],
 )
+@pytest.mark.quirk("Q-25")
+@pytest.mark.quirk("Q-26")
 async def test_addresses_of_redirections(data: bytes, detail: int, portal: Portal) -> None:
     outcome, portals = await redirected(data, detail)
     assert outcome.error is None

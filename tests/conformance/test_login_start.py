@@ -89,6 +89,7 @@ async def test_anything_but_a_login_response_ends_the_connection(kind: type[Pdu]
 
 
 @pytest.mark.conformance("LOGIN-003")
+@pytest.mark.quirk("Q-13")
 async def test_one_identity_through_five_slow_rounds() -> None:
     async def play(target: ScriptedTarget) -> None:
         peer = await target.accept()
@@ -182,6 +183,7 @@ async def test_a_session_without_a_tsih() -> None:
 
 @pytest.mark.conformance("LOGIN-008")
 @pytest.mark.parametrize("discovery", [False, True])
+@pytest.mark.quirk("Q-10")
 async def test_names_are_in_the_first_request_alone(discovery: bool) -> None:
     outcome = await outcome_of(rounds(NO_AUTH, ("", {"transit": False})), discovery=discovery)
     first = outcome.keys(0)

@@ -63,6 +63,7 @@ async def test_lists_that_the_target_proposes(
 
 
 @pytest.mark.conformance("NEG-003")
+@pytest.mark.quirk("Q-39")
 async def test_reject_leaves_the_default() -> None:
     outcome = await negotiated("MaxBurstLength=Reject")
     assert outcome.keys(1)["MaxBurstLength"] == "1048576"

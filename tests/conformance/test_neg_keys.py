@@ -87,6 +87,7 @@ async def test_the_next_connection_chooses_anew() -> None:
 
 
 @pytest.mark.conformance("NEG-013")
+@pytest.mark.quirk("Q-34")
 async def test_max_connections() -> None:
     outcome = await negotiated("MaxConnections=1")
     assert outcome.keys(1)["MaxConnections"] == "1"
@@ -113,6 +114,7 @@ WAYS = [
 @pytest.mark.conformance("NEG-014")
 @pytest.mark.conformance("NEG-015")
 @pytest.mark.parametrize(("r2t", "r2t_answer", "immediate", "immediate_answer", "count"), WAYS)
+@pytest.mark.quirk("Q-04")
 async def test_what_leaves_without_being_asked_for(
     r2t: str, r2t_answer: str | None, immediate: str, immediate_answer: str | None, count: int
 ) -> None:
@@ -145,6 +147,7 @@ async def test_answers_that_give_more_than_was_offered() -> None:
 
 
 @pytest.mark.conformance("NEG-016")
+@pytest.mark.quirk("Q-37")
 async def test_max_recv_data_segment_length() -> None:
     for declared in (512, 8192, 16777215, None):
         found: list[tuple[ScsiCommand, int]] = []
@@ -245,6 +248,7 @@ async def test_first_burst_length() -> None:
 
 
 @pytest.mark.conformance("NEG-018")
+@pytest.mark.quirk("Q-08")
 async def test_a_legal_first_burst_is_offered_where_it_is_irrelevant() -> None:
     settings = Settings(noop_interval=0, initial_r2t=True, immediate_data=False)
     outcome = await negotiated("", settings)

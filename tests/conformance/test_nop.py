@@ -28,6 +28,7 @@ NO_UNIT = b"\xff" * 8
 @pytest.mark.anyio
 @pytest.mark.virtual_clock
 @pytest.mark.parametrize("lun", [LUN, LUN_5])
+@pytest.mark.quirk("Q-14")
 async def test_nop_001_while_idle_and_under_a_write_that_waits(lun: bytes) -> None:
     """RFC 7143 11.18: tag and LUN copied, immediate, CmdSN as it is; the tag 0 is a tag. A write
     that waits for its R2T holds up nothing."""
@@ -62,6 +63,7 @@ async def test_nop_001_while_idle_and_under_a_write_that_waits(lun: bytes) -> No
 
 @pytest.mark.anyio
 @pytest.mark.virtual_clock
+@pytest.mark.quirk("Q-40")
 async def test_nop_002_no_answer_where_none_is_wanted() -> None:
     """RFC 7143 11.19: neither to information nor to the answer to our own ping."""
     async with logged_in(virtual=True, settings=PINGING) as (_, peer):

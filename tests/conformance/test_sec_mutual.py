@@ -110,6 +110,7 @@ async def test_a_target_that_does_not(change: Any, transit: bool) -> None:
 
 
 @pytest.mark.conformance("SEC-013")
+@pytest.mark.quirk("Q-23")
 async def test_the_name_of_the_target() -> None:
     outcome = await proving(lambda request: proof(request, user="tim"))
     assert isinstance(outcome.failure, TargetAuthenticationFailed)

@@ -116,6 +116,7 @@ async def test_an_algorithm_that_was_not_offered(chosen: str) -> None:
 
 
 @pytest.mark.conformance("SEC-004")
+@pytest.mark.quirk("Q-05")
 async def test_the_list_that_an_old_target_refuses_is_offered_again_as_5_alone() -> None:
     async def play(target: ScriptedTarget) -> None:
         first = await target.accept()
@@ -159,6 +160,7 @@ async def test_lengths_of_challenges(length: int) -> None:
 
 
 @pytest.mark.conformance("SEC-006")
+@pytest.mark.quirk("Q-18")
 async def test_a_long_challenge_in_parts() -> None:
     challenge = bytes(1024)
     text = encode_pairs(pairs_of(step(challenge=challenge)))

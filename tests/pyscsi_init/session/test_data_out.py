@@ -58,6 +58,7 @@ def test_ffp_002_the_expected_length_is_that_of_the_buffer() -> None:
 
 @pytest.mark.parametrize("initial_r2t", YES_NO)
 @pytest.mark.parametrize("immediate", YES_NO)
+@pytest.mark.quirk("Q-04")
 def test_ffp_003_what_may_be_sent_unasked(initial_r2t: str, immediate: str) -> None:
     """RFC 7143 13.10, 13.11: InitialR2T and ImmediateData together decide what comes first."""
     script = Script(
@@ -214,6 +215,7 @@ def test_ffp_010_any_range_may_be_asked_for_again() -> None:
     ],
     ids=str,
 )
+@pytest.mark.quirk("Q-12")
 def test_ffp_011_an_illegal_r2t_sends_nothing(defect: dict[str, Any]) -> None:
     """RFC 7143 11.8.4, 11.8.5, 7.7: what lies outside the command is never read; the session is
     recovered."""

@@ -124,6 +124,7 @@ def test_a_rejected_abort_is_bounded_too() -> None:
     assert isinstance(read.error, TaskAborted)
 
 
+@pytest.mark.quirk("Q-15")
 def test_tmf_005_r2ts_of_affected_tasks_are_answered_until_the_answer() -> None:
     """RFC 7143 4.2.3.3: the target may still wait for data before it can end the tasks."""
     script = Script(InitialR2T="Yes", ImmediateData="No").log_in()

@@ -83,6 +83,7 @@ def test_nop_004_any_byte_is_a_sign_of_life() -> None:
     assert not script.lost
 
 
+@pytest.mark.quirk("Q-31")
 def test_nop_004_can_be_switched_off() -> None:
     script = Script(Settings(noop_interval=0)).log_in()
     script.pass_time(100_000)

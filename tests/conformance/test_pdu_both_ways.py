@@ -151,6 +151,22 @@ def test_pdu_009_a_hole_is_never_good(fields: dict[str, Any]) -> None:
     assert both.error is not None
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bidi_residual_underflow": True, "bidi_residual_count": 513},
+        {"residual_underflow": True, "residual_count": 513},
+    ],
+)
+def test_pdu_009_a_residual_that_cannot_be(fields: dict[str, Any]) -> None:
+    """RFC 7143 11.4.5: more than was asked for can not be missing, whatever the status is."""
+    script = Script().log_in()
+    Both(script, b"w" * 512, 512)
+    sense = b"\0\x12" + bytes.fromhex("700005000000000a00000000240000000000")
+    script.send(script.response(script.one(ScsiCommand), status=2, data=sense, **fields))
+    assert isinstance(script.ended().error, ProtocolError)
+
+
 def test_pdu_009_a_number_of_the_shared_sequence_is_missing() -> None:
     """RFC 7143 11.7.5, 7.9: after R2TSN 0 comes DataSN 1."""
     script = Script(**ASKED).log_in()

@@ -50,8 +50,9 @@ def works(script: Script) -> None:
 
 @pytest.mark.parametrize("more", [b"", b"vendor data that is not for us"])
 def test_rej_001_a_data_out_is_known_by_its_header(more: bytes) -> None:
-    """RFC 7143 11.17.4: the header, and whatever is behind it; the Reject takes a StatSN."""
-    script = Script(**ASKED).log_in()
+    """RFC 7143 11.17.4: the header, and whatever is behind it; the Reject takes a StatSN. Where a
+    command has its CmdSN a Data-Out has nothing, which leaves no gap."""
+    script = Script(**ASKED, cmd_sn=0xFFFFFFF0).log_in()
     write = script.write(bytes(512))
     command = script.one(ScsiCommand)
     script.send(script.r2t(command, 0, 512))

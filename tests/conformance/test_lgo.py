@@ -158,6 +158,31 @@ async def test_lgo_004_a_failed_connection_is_logged_out_by_the_next_login() -> 
         await ends_well(session, second)
 
 
+async def test_lgo_004_at_level_2_the_connection_is_reinstated() -> None:
+    """RFC 7143 6.3.4, 7.1.4.3, 8.2: the login has the TSIH of the session and the CID of the dead
+    connection, which ends that one and nothing else: CmdSN goes on, and no Logout is sent."""
+    settings = replace(QUIET, error_recovery_level=2, default_time2retain=20)
+    levels = {"ErrorRecoveryLevel": "2", "DefaultTime2Retain": "20"}
+    async with (
+        ScriptedTarget(**levels).running() as target,
+        session_with(target, virtual=True, log_out=False, settings=settings) as (session, peer),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(session.execute, 0, TEST_UNIT_READY)
+        command = await peer.expect(ScsiCommand)
+        due = peer.exp_cmd_sn
+        peer.rst()
+        second = await target.log_in()
+        first, again = peer.login_requests[0], second.login_requests[0]
+        assert (bytes(again.isid), again.tsih, again.cid) == (bytes(first.isid), 7, first.cid)
+        assert again.cmd_sn == due
+        reassign = await second.expect(TaskManagementRequest)
+        assert (reassign.function, reassign.referenced_task_tag) == (8, command.initiator_task_tag)
+        await second.send(second.managed(reassign), second.response(command))
+        assert target.recorder.sent(LogoutRequest) == []
+        await ends_well(session, second)
+
+
 async def test_lgo_005_the_session_is_closed_with_its_connection() -> None:
     """RFC 7143 4.3, 8.1.2 (T8, T18): after the answer nothing is open, neither a connection nor the
     session, nor does anything come later."""

@@ -9,10 +9,17 @@ from typing import Any
 import anyio
 import pytest
 
-from pyscsi_init.errors import IscsiError, ProtocolError, ScsiError, TaskRejected
+from pyscsi_init.errors import (
+    IscsiError,
+    LocalProtocolError,
+    ProtocolError,
+    ScsiError,
+    TaskRejected,
+)
 from pyscsi_init.pdu import DataOut, ScsiCommand, TaskManagementRequest
 from pyscsi_init.session import BidirectionalTask, Replay
 from pyscsi_init.session.bidirectional import submit_bidirectional
+from pyscsi_init.settings import Settings
 from pyscsi_init.transport.execute import ScsiResult
 from tests.pyscsi_init.session.scripted import LUN, Issued, Script
 from tests.support.scripted_session import logged_in
@@ -247,6 +254,19 @@ async def test_pdu_009_a_target_that_has_no_such_commands(how: str) -> None:
             await peer.send(peer.response(await peer.expect(ScsiCommand)))
         assert [type(each) for each in caught] == [TaskRejected] or isinstance(caught[0], ScsiError)
         assert (len(caught), session.statistics.recoveries) == (1, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_pdu_009_at_level_0_only() -> None:
+    """What is missing of two directions with one numbering cannot be asked for again: the caller is
+    told so, and nothing is sent."""
+    settings = Settings(noop_interval=0, error_recovery_level=1)
+    keys = {"ErrorRecoveryLevel": "1"}
+    async with logged_in(virtual=True, settings=settings, **keys) as (session, peer):
+        with pytest.raises(LocalProtocolError, match="level 0"):
+            await session.execute(0, XDWRITEREAD_10, data_out=b"w" * 512, data_in_length=512)
+        peer.recorder.assert_none(ScsiCommand)
 
 
 @pytest.mark.anyio

@@ -9,6 +9,7 @@ that a test breaks on purpose is named in ``allowed``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ...pdu import LoginRequest, LoginResponse, Pdu
 from .negotiated import Negotiated
@@ -31,6 +32,8 @@ class SessionWitnesses:
         self.commands = CommandNumbers()
         self.tags = Tags()
         self.transfers = Transfers()
+        self.parameters: Negotiated | None = None
+        """What the leading connection negotiated."""
 
 
 class ConnectionWitnesses:
@@ -101,6 +104,23 @@ class Invariants:
             witness.target(connection.link, pdu, entry.wire)
         if isinstance(pdu, LoginResponse) and self.full_feature(entry.connection) and pdu.tsih:
             self._sessions[pdu.tsih] = connection.session
+            self._inherit(connection)
+
+    @staticmethod
+    def _inherit(connection: ConnectionWitnesses) -> None:
+        """RFC 7143 13: most keys are the leading connection's; one that takes its place, or joins
+        it, negotiates only what is a connection's own."""
+        session, link = connection.session, connection.link
+        own = link.parameters
+        if session.parameters is not None:
+            link.parameters = replace(
+                session.parameters,
+                header_digest=own.header_digest,
+                data_digest=own.data_digest,
+                target_max_recv_data_segment_length=own.target_max_recv_data_segment_length,
+                initiator_max_recv_data_segment_length=own.initiator_max_recv_data_segment_length,
+            )
+        session.parameters = link.parameters
 
     def _complain(self, witness: str, text: str, entry: Entry) -> None:
         if witness not in self.allowed:

@@ -135,6 +135,31 @@ for _opcode, _usage in ((0x2E, USAGE_10), (0xAE, USAGE_12), (0x8E, USAGE_16)):
     )(_write_and_verify)
 
 
+# XDWRITEREAD, the one command here that transfers both ways
+
+
+@command(
+    0x53,
+    f"1c {USAGE_10}",
+    access=Access.WRITE,
+    data_out_length=transfer_length,
+    needs_medium=True,
+)
+def xdwriteread_10(unit: LogicalUnit, command: Command) -> Result:
+    """XDWRITEREAD(10): what was there XOR what came goes back, and what came is
+    written, unless DISABLE WRITE says no."""
+    cdb = command.cdb
+    offset, _ = _range(unit, cdb)
+    data = memoryview(command.data_out)
+    whole = len(data) // unit.block_size * unit.block_size
+    old = int.from_bytes(unit.disk.read(offset, whole), "big")
+    changed = (old ^ int.from_bytes(data[:whole], "big")).to_bytes(whole, "big")
+    if cdb[1] & 0x04:
+        return Result(data=changed)
+    unit.disk.write(offset, data[:whole])
+    return Result(data=changed, flush=bool(cdb[1] & 0x08) and unit.disk.write_cache)
+
+
 # VERIFY, COMPARE AND WRITE, ORWRITE
 
 

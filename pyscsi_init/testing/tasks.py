@@ -18,7 +18,7 @@ from ..pdu import (
     build_sense_segment,
 )
 from .commands import Command, address
-from .conditions import GOOD, Result, SenseCode
+from .conditions import GOOD, INVALID_FIELD_IN_CDB, Result, SenseCode
 from .execution import admit, check_condition, data_out_length, execute, perform
 from .faults import WRITES, CommandFacts, Hold, Rule
 from .transfer import Incoming
@@ -44,6 +44,9 @@ class Task:
         self.expected = pdu.expected_data_transfer_length
         self.read = pdu.read
         self.write = pdu.write
+        self.both_ways = pdu.read and pdu.write
+        self._read_expected = pdu.bidirectional_read_expected_data_transfer_length or 0
+        """What a command that transfers both ways may read (RFC 7143 11.2.2.4)."""
         self.ended = False
         """No answer shall be sent any more."""
         self.cancelled = False
@@ -54,6 +57,9 @@ class Task:
         """Bytes of data-out that the CDB means, whatever the initiator has."""
         wanted = min(self.expected, self._meant) if pdu.write else 0
         self._incoming = Incoming(session, pdu, wanted)
+        if self.both_ways and session.retained is not None:
+            # Two directions with one numbering: nothing of it could be asked for again.
+            self._incoming.failure = INVALID_FIELD_IN_CDB
         self._data_sn = 0
         self.allegiant = True
         """A connection is there to answer on."""
@@ -282,14 +288,16 @@ class Task:
         session.forget(self)
         status: dict[str, Any] = {}
         data = result.data
-        if self.write and not self.read:
+        if self.both_ways:
+            data = self._answer_both_ways(status, data)
+        elif self.write and not self.read:
             self._residual(status, self._meant)
             data = b""
         else:
             room = self.expected if self.read else 0
             self._residual(status, max(len(data), 0 if self.read else self._meant))
             data = data[:room]
-        if len(data) and result.status == GOOD and not response:
+        if len(data) and result.status == GOOD and not response and not self.both_ways:
             status["status"] = result.status
             if self._send_data(data, status, first):
                 return
@@ -303,6 +311,21 @@ class Task:
                 **{**status, "status": result.status},
             )
         )
+
+    def _answer_both_ways(
+        self, fields: dict[str, Any], data: bytes | memoryview
+    ) -> bytes | memoryview:
+        """Both residuals, and the Data-In, whose numbers follow those of the R2Ts (RFC 7143
+        11.7.5). The status always comes alone."""
+        self._residual(fields, self._meant)
+        room = self._read_expected
+        if len(data) != room:
+            way = "overflow" if len(data) > room else "underflow"
+            fields[f"bidi_residual_{way}"] = True
+            fields["bidi_residual_count"] = abs(len(data) - room)
+        self._data_sn = self._incoming.r2ts
+        self._send_data(data[:room], {}, 0)
+        return data
 
     def _residual(self, fields: dict[str, Any], actual: int) -> None:
         expected = self.expected if self.read or self.write else 0
@@ -321,7 +344,7 @@ class Task:
             parameters.initiator_max_recv_data_segment_length, settings.max_data_in_segment
         )
         view, burst, offset, total = memoryview(data), parameters.max_burst_length, 0, len(data)
-        collapse = settings.phase_collapse
+        collapse = settings.phase_collapse and not self.both_ways
         while offset < total:
             end = min(offset + segment, total, (offset // burst + 1) * burst)
             pdu = DataIn(

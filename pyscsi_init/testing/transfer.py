@@ -82,6 +82,11 @@ class Incoming:
             and self._received >= self._wanted
         )
 
+    @property
+    def r2ts(self) -> int:
+        """How many R2Ts were sent."""
+        return self._r2t_sn
+
     def stop(self) -> None:
         """Ask for nothing and expect nothing any more."""
         self._bursts.clear()

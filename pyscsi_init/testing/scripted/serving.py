@@ -24,8 +24,8 @@ from ...pdu import (
     build_sense_segment,
 )
 from ..commands import Command
-from ..conditions import GOOD, Nexus, Result
-from ..execution import execute
+from ..conditions import GOOD, INVALID_COMMAND_OPERATION_CODE, Nexus, Result
+from ..execution import check_condition, execute
 from ..unit import LogicalUnit
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ class UnitServer:
             lun=int.from_bytes(pdu.lun[:2], "big") & 0x3FFF,
             luns=(0,),
         )
-        await self._answer(pdu, execute(self._unit, command))
+        if pdu.read and pdu.write:
+            # RFC 7143 11.2.2.4: a script may do that, this server does not.
+            result = check_condition(INVALID_COMMAND_OPERATION_CODE)
+        else:
+            result = execute(self._unit, command)
+        await self._answer(pdu, result)
 
     async def _data_of(self, pdu: ScsiCommand) -> bytes:
         """All data of a write: what comes unasked, then what R2Ts ask for."""

@@ -327,6 +327,11 @@ class LoginMachine:
         # field means nothing, and for an existing session it is the one we sent.
         if self._tsih == 0 and response.tsih == 0:
             raise ProtocolError(f"{self._target}: the session got no TSIH (RFC 7143 11.13.3)")
+        if self._tsih and response.tsih not in (0, self._tsih):
+            # Another session: what is in flight must not go on there without the barrier.
+            raise ProtocolError(
+                f"{self._target}: asked for session {self._tsih}, got {response.tsih} (11.13.3)"
+            )
         parameters = negotiated_parameters(self._negotiation, self._leading_parameters)
         self._result = LoginResult(
             parameters=parameters, tsih=self._tsih or response.tsih, response=response

@@ -351,6 +351,14 @@ def test_login_029_another_connection_of_a_session(script: type[Script]) -> None
     )
 
 
+def test_login_029_another_session_than_was_asked_for(script: type[Script]) -> None:
+    """What is in flight would go on in it, without a barrier."""
+    talk = script(tsih=0x55, leading_parameters=Parameters())
+    talk.answer("AuthMethod=None")
+    with pytest.raises(ProtocolError, match="asked for session 85, got 86"):
+        talk.answer("MaxRecvDataSegmentLength=4096", tsih=0x56)
+
+
 def test_login_030_nothing_more_after_a_failure(operational: Callable[..., Script]) -> None:
     talk = operational()
     with pytest.raises(ProtocolError):

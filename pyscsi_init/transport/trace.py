@@ -37,7 +37,7 @@ class TracedSocket(socket.socket):
     """A connected socket, taken over from ``sock``, that notes what passes."""
 
     def __init__(self, sock: socket.socket, file: TraceFile, comment: str) -> None:
-        local, remote = sock.getsockname()[:2], sock.getpeername()[:2]
+        local, remote = _address(sock.getsockname(), 49152), _address(sock.getpeername(), 3260)
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
         self._file = file
@@ -134,6 +134,11 @@ class TracedSocket(socket.socket):
         if not isinstance(error, BlockingIOError | InterruptedError):
             self.note(error.strerror or str(error))
             self._is_ended_by(False, reset=True)
+
+
+def _address(name: Any, port: int) -> tuple[str, int]:
+    """Host and port; of a socket that is not TCP, which a connector may make, a made-up one."""
+    return name[:2] if isinstance(name, tuple) else ("127.0.0.1", port)
 
 
 class Trace:

@@ -16,7 +16,8 @@ import pytest
 
 from pyscsi_init import Chap, LogicalUnit, Secret, Settings, open_lun
 from pyscsi_init.errors import ConfigurationError, LoginError
-from pyscsi_init.testing import RamDisk, Target, TargetChap, TargetServer
+from pyscsi_init.testing import LogicalUnit as Unit
+from pyscsi_init.testing import RamDisk, ScriptedTarget, Target, TargetChap, TargetServer
 from pyscsi_init.transport import tracefile
 from pyscsi_init.transport.trace import TracedSocket, without_unwritable_trace
 from tests.support import tshark
@@ -107,6 +108,24 @@ async def test_a_lost_connection_and_the_next(tmp_path: Path) -> None:
         assert sorted(set(trace.column("tcp.stream"))) == ["0", "1"]
         ends = trace.column("frame.comment", "tcp.stream == 0 && tcp.flags.fin == 1")
         assert "ProtocolError: opcode 3eh" in ends[0]
+
+
+async def test_a_connection_that_is_not_tcp(tmp_path: Path) -> None:
+    """A connector may make a socket without host and port."""
+    disk = RamDisk(MEBI)
+    async with ScriptedTarget().running() as target, anyio.create_task_group() as group:
+
+        async def script() -> None:
+            peer = await target.log_in()
+            await peer.serve(Unit(disk))
+
+        group.start_soon(script)
+        settings = Settings(trace=str(tmp_path / "trace.pcapng"))
+        async with open_lun(target.url(), settings=settings, connector=target.connect) as lun:
+            await lun.write(0, b"x" * 4096)
+        group.cancel_scope.cancel()
+    assert disk.read(0, 4096) == b"x" * 4096
+    assert b"x" * 4096 in (tmp_path / "trace.pcapng").read_bytes()
 
 
 async def test_a_failed_login_says_why(tmp_path: Path) -> None:

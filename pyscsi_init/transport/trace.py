@@ -37,7 +37,7 @@ class TracedSocket(socket.socket):
     """A connected socket, taken over from ``sock``, that notes what passes."""
 
     def __init__(self, sock: socket.socket, file: TraceFile, comment: str) -> None:
-        local, remote = _address(sock.getsockname(), 49152), _address(sock.getpeername(), 3260)
+        local, remote = _address(sock.getsockname, 49152), _address(sock.getpeername, 3260)
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
         self._file = file
@@ -136,9 +136,13 @@ class TracedSocket(socket.socket):
             self._is_ended_by(False, reset=True)
 
 
-def _address(name: Any, port: int) -> tuple[str, int]:
-    """Host and port; of a socket that is not TCP, which a connector may make, a made-up one."""
-    return name[:2] if isinstance(name, tuple) else ("127.0.0.1", port)
+def _address(name_of: Callable[[], Any], port: int) -> tuple[str, int]:
+    """Host and port; made up for a socket that is not TCP, which a connector may make, and for one
+    that was reset already, which its reader will hear."""
+    with contextlib.suppress(OSError):
+        if isinstance(name := name_of(), tuple):
+            return name[:2]
+    return "127.0.0.1", port
 
 
 class Trace:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import resource
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 
 from pyscsi_init import Chap, LogicalUnit, Secret, Settings, open_lun
 from pyscsi_init.errors import ConfigurationError, LoginError
+from pyscsi_init.names import Portal
 from pyscsi_init.testing import LogicalUnit as Unit
 from pyscsi_init.testing import RamDisk, ScriptedTarget, Target, TargetChap, TargetServer
 from pyscsi_init.transport import tracefile
@@ -126,6 +129,26 @@ async def test_a_connection_that_is_not_tcp(tmp_path: Path) -> None:
         group.cancel_scope.cancel()
     assert disk.read(0, 4096) == b"x" * 4096
     assert b"x" * 4096 in (tmp_path / "trace.pcapng").read_bytes()
+
+
+async def test_a_connection_that_is_reset_at_once(tmp_path: Path) -> None:
+    """It has no peer any more when the trace looks; that is a failed login and no fault of ours."""
+
+    async def connector(_portal: Portal, _seconds: float) -> socket.socket:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sock = socket.create_connection(server.getsockname())
+            peer, _ = server.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        with pytest.raises(OSError, match="not connected"):
+            sock.getpeername()
+        sock.setblocking(False)
+        return sock
+
+    settings = Settings(trace=str(tmp_path / "trace.pcapng"))
+    with pytest.raises(LoginError, match="the connection broke"):
+        async with open_lun(url_of("192.0.2.7"), settings=settings, connector=connector):
+            pass
 
 
 async def test_a_failed_login_says_why(tmp_path: Path) -> None:

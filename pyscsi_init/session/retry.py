@@ -87,10 +87,11 @@ def _look_for_gap(
         repair.gap = (head, now)
         repair.probe = None
     elif now - repair.gap[1] >= RETRY_AFTER:
-        if repair.probe is None and session.settings.noop_interval:
+        if repair.probe is None:
+            # Also where no pings are wanted: a slow command is not to be taken for a lost one.
             session.ping(now)
             repair.probe = session.tasks.last_tag
-        elif repair.probe is None or not isinstance(session.tasks.requests.get(repair.probe), Ping):
+        elif not isinstance(session.tasks.requests.get(repair.probe), Ping):
             repair.gap = (head, now)
             repair.probe = None
             plug(session, connection, head)

@@ -69,7 +69,12 @@ class DirectDevice(AlignmentDevice):
         buffer = request.buffer
         unit = self.unit
         if operation == _FLUSH:
-            if unit.commands.flush_needed and self._longest and not self._watch.suspicious:
+            if (
+                unit.commands.flush_needed
+                and self._longest
+                and self._usual
+                and not self._watch.suspicious
+            ):
                 self._flush(request)
             else:
                 super().submit(request)

@@ -31,10 +31,11 @@ from .errors import IscsiError
 from .names import Portal
 from .secret import Chap, Secret, read_secret_file
 from .settings import Settings, load_settings, settings_from_mapping
-from .transport import ScsiResult, Session, host_initiator_name, open_session
+from .transport import AsynchronousEvent, ScsiResult, Session, host_initiator_name, open_session
 from .url import IscsiUrl, parse_url
 
 __all__ = [
+    "AsynchronousEvent",
     "BlockDevice",
     "BlockRequest",
     "Chap",

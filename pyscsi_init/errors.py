@@ -4,12 +4,10 @@
 The tree is split by whose fault it is, so that a caller can catch at the right height::
 
     IscsiError
-    ├── ConfigurationError            you: a value that cannot work (names it, the reason, the
-    remedy)
+    ├── ConfigurationError            you: a value that cannot work (name, reason, remedy)
     │   ├── InvalidName               an iSCSI name that RFC 7143 4.2.7 does not allow
     │   ├── InvalidUrl                a URL or portal that cannot be read
-    │   └── SecretError               a CHAP secret that is missing, too short, equal both ways, or
-    in a wrong place
+    │   └── SecretError               a CHAP secret: missing, too short, the same both ways
     ├── LocalProtocolError            you: an intention that the state does not allow
     ├── ProtocolError                 the peer: bytes or a sequence that the standard forbids
     │   └── HeaderDigestError         the peer or the wire: framing is lost with it
@@ -22,8 +20,7 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
     │   │   ├── TargetRemoved         0204
     │   │   └── TargetUnavailable     class 3: may be tried again later
     │   ├── LoginRedirected           Status-Class 1 (address, permanent): followed by the transport
-    │   ├── TargetAuthenticationFailed   mutual CHAP: the target did not prove that it knows the
-    secret
+    │   ├── TargetAuthenticationFailed   mutual CHAP: the target did not show that it knows it
     │   ├── NegotiationFailed         a key with an answer that cannot be accepted (key, value)
     │   └── LoginTimeout              the login phase took longer than it may
     ├── ConnectionLost                the TCP connection or the session ended under a task
@@ -33,11 +30,9 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
     │   ├── TaskTimeout               no answer in time, after the abort ladder
     │   ├── TaskRejected              Reject PDU (reason)
     │   ├── DeliveryFailure           SCSI Response with Response != 00h
-    │   └── OutcomeUnknown            the connection died; the task may or may not have been done,
-    and
-    │                                 repeating it is not safe
-    ├── ScsiError                     the logical unit ended the command with a status other than
-    GOOD
+    │   │   └── TaskManagementFailed  a function that the target did not do
+    │   └── OutcomeUnknown            the connection died; it may have been done, not to be repeated
+    ├── ScsiError                     the logical unit ended the command with another status
     │   ├── CheckCondition            status 02h with sense (sense_key, asc, ascq, information)
     │   │   ├── NotReady  MediumError  HardwareError  IllegalRequest  UnitAttention
     │   │   ├── DataProtect           write protected
@@ -219,9 +214,16 @@ class DeliveryFailure(TaskError):
         super().__init__(message)
 
 
+class TaskManagementFailed(DeliveryFailure):
+    """A task management function that the target did not do; ``response`` of RFC 7143 11.6.1."""
+
+    def __init__(self, message: str, *, function: int, response: int) -> None:
+        self.function = function
+        super().__init__(message, response=response)
+
+
 class OutcomeUnknown(TaskError):
-    """The connection died under a command that must not be repeated: it may have been done or
-    not."""
+    """The connection died under a command that must not be repeated; it may have been done."""
 
 
 class ScsiError(IscsiError):
@@ -293,8 +295,7 @@ class Miscompare(CheckCondition):
 
     @property
     def offset(self) -> int | None:
-        """Bytes from the start of the compared data to the first difference; None where the unit
-        does not tell (SBC-3 5.2: INFORMATION)."""
+        """Bytes to the first difference; None where the unit does not tell (SBC-3 5.2)."""
         return self.information
 
 

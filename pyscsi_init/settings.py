@@ -22,6 +22,7 @@ from typing import Any
 from .errors import ConfigurationError
 
 DIGESTS = ("None", "CRC32C")
+TASK_REPORTING = ("FastAbort", "ResponseFence", "RFC3720")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,15 @@ class Settings:
     """ErrorRecoveryLevel offer, 0..2 (the smaller of both sides holds). 0: every fault ends in a
     new session and its barrier. 1: damaged and missing PDUs are asked for again. 2: the tasks of a
     lost connection go on over another one."""
+    task_reporting: tuple[str, ...] = ("ResponseFence", "RFC3720")
+    """TaskReporting offer in order of preference; "FastAbort" stops write data as soon as a reset
+    or its like is sent (RFC 7143 4.2.3.4)."""
+    iscsi_protocol_level: int = 1
+    """iSCSIProtocolLevel offer, 1 or 2: level 2 has the task management functions of RFC 7144."""
 
+    fast_abort: bool = False
+    """Stop write data of aborted tasks at once whatever TaskReporting says: for targets that
+    stumble over data after an abort or a reset (old IET)."""
     connect_timeout: float = 5.0
     """Per portal: TCP connect."""
     login_timeout: float = 15.0
@@ -110,7 +119,17 @@ class Settings:
                 raise ConfigurationError(
                     name, offer, "is not a list of None and CRC32C", 'write "CRC32C,None"'
                 )
-        for name in ("initial_r2t", "immediate_data"):
+        if not self.task_reporting or any(
+            each not in TASK_REPORTING for each in self.task_reporting
+        ):
+            raise ConfigurationError(
+                "task_reporting",
+                self.task_reporting,
+                f"is not a list of {', '.join(TASK_REPORTING)}",
+                'write "ResponseFence,RFC3720"',
+            )
+        number("iscsi_protocol_level", 1, 2)
+        for name in ("initial_r2t", "immediate_data", "fast_abort"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(name, getattr(self, name), "is not true or false")
         for name in ("max_recv_data_segment_length", "max_burst_length", "first_burst_length"):
@@ -199,9 +218,9 @@ def load_settings(path: str | Path, base: Settings | None = None) -> Settings:
 
 
 def _convert(name: str, value: Any) -> Any:
-    if name in ("header_digest", "data_digest"):
+    if name in ("header_digest", "data_digest", "task_reporting"):
         return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
-    if name in ("initial_r2t", "immediate_data"):
+    if name in ("initial_r2t", "immediate_data", "fast_abort"):
         words = {"yes": True, "true": True, "no": False, "false": False}
         return words.get(value.lower(), value) if isinstance(value, str) else value
     if name == "recovery_timeout" and isinstance(value, str) and value.lower() in ("none", "wait"):

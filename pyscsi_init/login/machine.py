@@ -97,8 +97,8 @@ class LoginMachine:
         node_architecture: str = "",
         first_stage: Stage = Stage.SECURITY_NEGOTIATION,
         propose_auth_method: bool = True,
-        task_reporting: Sequence[str] = ("ResponseFence", "RFC3720"),
-        protocol_level: int = 1,
+        task_reporting: Sequence[str] | None = None,
+        protocol_level: int | None = None,
         leading_parameters: Parameters | None = None,
     ) -> None:
         if target_name is None and not discovery:

@@ -111,8 +111,8 @@ def own_values(
     settings: Settings,
     *,
     discovery: bool = False,
-    task_reporting: Sequence[str] = ("ResponseFence", "RFC3720"),
-    protocol_level: int = 1,
+    task_reporting: Sequence[str] | None = None,
+    protocol_level: int | None = None,
 ) -> dict[str, str]:
     """What we offer, or answer from, for every operational key.
 
@@ -125,6 +125,8 @@ def own_values(
     receive = settings.max_recv_data_segment_length
     if discovery:
         receive = max(receive, DISCOVERY_MAX_RECV_DATA_SEGMENT_LENGTH)
+    if protocol_level is None:
+        protocol_level = settings.iscsi_protocol_level
     level = 0 if discovery else settings.error_recovery_level  # RFC 7143 7.4.1
     return {
         # A target exists that takes CRC32C in discovery, and then drops the connection.
@@ -143,7 +145,7 @@ def own_values(
         "DataPDUInOrder": "Yes",
         "DataSequenceInOrder": "Yes",
         "ErrorRecoveryLevel": str(level),
-        "TaskReporting": format_list(task_reporting),
+        "TaskReporting": format_list(task_reporting or settings.task_reporting),
         "iSCSIProtocolLevel": str(protocol_level),
     }
 

@@ -2,6 +2,7 @@
 """The I_T nexus, without the socket: command window, tasks, data, task management, recovery."""
 
 from .bidirectional import BidirectionalTask
+from ..pdu import TaskManagementFunction
 from .events import (
     AsyncEventReceived,
     ConnectionEnded,
@@ -18,7 +19,6 @@ from .task import (
     ManagementTask,
     Replay,
     ScsiTask,
-    TaskManagementFunction,
     TaskState,
     TextTask,
 )

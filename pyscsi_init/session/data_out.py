@@ -19,6 +19,10 @@ MAX_SOLICITATION = 4
 """How often the data of one command may be asked for. RFC 7143 4.2.5.2 lets a target ask again for
 what it lost; one that asks for ever and reads nothing would fill our memory."""
 
+NO_MORE_DATA = 1 << 32
+"""``r2t_sn`` of a task whose R2Ts are not answered any more (see fast_abort.py), and above it of
+one that had such an R2T; no R2TSN is as large."""
+
 _SIMPLE = 0x01
 """Task attribute (RFC 7143 11.3.1): the target may reorder, which is what a block device wants."""
 
@@ -108,6 +112,9 @@ def answer_r2t(
     if offset + length > len(data):
         raise ProtocolError(f"R2T for {length} bytes at {offset} of a write of {len(data)} bytes")
     if r2t.r2t_sn != task.r2t_sn:
+        if task.r2t_sn >= NO_MORE_DATA:
+            task.r2t_sn = NO_MORE_DATA + 1
+            return
         raise ProtocolError(f"R2TSN {r2t.r2t_sn} where {task.r2t_sn} comes next: an R2T is missing")
     task.solicited += length
     if task.solicited > MAX_SOLICITATION * len(data) + parameters.max_burst_length:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import ConnectionLost, IscsiError, TaskAborted
-from ..pdu import RESERVED_TAG, TaskManagementRequest
+from ..errors import ConnectionLost, IscsiError, LocalProtocolError, TaskAborted
+from ..pdu import RESERVED_TAG, TaskManagementFunction, TaskManagementRequest
+from ..serial import serial_lt
+from . import fast_abort
 from .deadlines import arm_scan
-from .task import NO_LUN, ManagementTask, ScsiTask, TaskManagementFunction, TaskState
+from .task import NO_LUN, ManagementTask, ScsiTask, TaskState
 from .tasks import may_be_sent_again
 
 if TYPE_CHECKING:
@@ -32,8 +34,11 @@ _UNIT_SCOPE = frozenset(
 _TARGET_SCOPE = frozenset(
     {TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET}
 )
-_WITHOUT_LUN = _TARGET_SCOPE | {TaskManagementFunction.TASK_REASSIGN}
+_SESSION_SCOPE = _TARGET_SCOPE | {TaskManagementFunction.I_T_NEXUS_RESET}
+"""All tasks of ours end with them."""
+_WITHOUT_LUN = _SESSION_SCOPE | {TaskManagementFunction.TASK_REASSIGN}
 """RFC 7143 11.5.3: the LUN field is reserved in these."""
+_LAST_OF_LEVEL_1 = TaskManagementFunction.TASK_REASSIGN
 
 
 def send_management(session: SessionMachine, request: ManagementTask, now: float) -> None:
@@ -42,7 +47,17 @@ def send_management(session: SessionMachine, request: ManagementTask, now: float
     if connection is None or not connection.full_feature:
         request.finish(ConnectionLost("the session is not logged in"))
         return
+    level = session.parameters.iscsi_protocol_level
+    if request.function > _LAST_OF_LEVEL_1 and level < 2:
+        request.finish(
+            LocalProtocolError(
+                f"{_name(request)} needs iSCSIProtocolLevel 2 (RFC 7144 6.3), the session has "
+                f"{level}: offer it with Settings(iscsi_protocol_level=2)"
+            )
+        )
+        return
     tag = request.initiator_task_tag = session.tasks.new_tag()
+    request.cmd_sn = session.window.cmd_sn
     request.deadline = now + request.timeout
     session.tasks.requests[tag] = request
     task = request.referenced
@@ -54,35 +69,53 @@ def send_management(session: SessionMachine, request: ManagementTask, now: float
             lun=NO_LUN if request.function in _WITHOUT_LUN else request.lun,
             initiator_task_tag=tag,
             referenced_task_tag=RESERVED_TAG if task is None else task.initiator_task_tag,
-            cmd_sn=session.window.cmd_sn,
+            cmd_sn=request.cmd_sn,
             # RFC 7143 11.5.5: the CmdSN of the task to be aborted, else reserved.
             ref_cmd_sn=0 if task is None or reassign else task.cmd_sn,
             # RFC 7143 11.5.6: the first DataSN of a read that is not here.
             exp_data_sn=task.data_sn if reassign and task is not None and task.data_in else 0,
         )
     )
+    if fast_abort.in_force(session):
+        affected = _affected(session, request)
+        if task is not None and request.function is TaskManagementFunction.ABORT_TASK:
+            # RFC 7143 4.2.3.4 is about functions that end several tasks; the setting is not.
+            affected = [task] if session.settings.fast_abort else []
+        request.stopped = fast_abort.stop_data(affected)
     arm_scan(session, now)
+
+
+def _name(request: ManagementTask) -> str:
+    return request.function.name.replace("_", " ")
+
+
+def _affected(session: SessionMachine, request: ManagementTask) -> list[ScsiTask]:
+    """The tasks in flight that the function ends if it is done (RFC 7143 4.2.3.2): those of its
+    scope that were sent before it; what follows it is for the target to carry out."""
+    of_all = request.function in _SESSION_SCOPE
+    if not of_all and request.function not in _UNIT_SCOPE:
+        return []
+    return [
+        task
+        for task in session.tasks.in_flight.values()
+        if (of_all or task.lun == request.lun) and serial_lt(task.cmd_sn, request.cmd_sn)
+    ]
 
 
 def conclude(session: SessionMachine, request: ManagementTask) -> None:
     """The response came: end the tasks in its scope (RFC 7143 4.2.3.2), then the request."""
     if request.response == FUNCTION_COMPLETE:
         function = request.function
-        if function in _UNIT_SCOPE or function in _TARGET_SCOPE:
-            ended = [
-                task
-                for task in session.tasks.in_flight.values()
-                if function in _TARGET_SCOPE or task.lun == request.lun
-            ]
-            for task in ended:
-                # A completion may do anything, even drop the connection and with it the rest.
-                if session.tasks.in_flight.get(task.initiator_task_tag) is task:
-                    session.end(task, TaskAborted(f"ended by {function.name.replace('_', ' ')}"))
+        for task in _affected(session, request):
+            # A completion may do anything, even drop the connection and with it the rest.
+            if session.tasks.in_flight.get(task.initiator_task_tag) is task:
+                session.end(task, TaskAborted(f"ended by {_name(request)}"))
         if function is TaskManagementFunction.LOGICAL_UNIT_RESET:
             session.tasks.unknown_outcome.discard(request.lun)
         elif function in _TARGET_SCOPE:
             session.tasks.unknown_outcome.clear()
     request.finish()
+    fast_abort.go_on(session, request.stopped)
 
 
 def abort(session: SessionMachine, task: ScsiTask, error: IscsiError, now: float) -> None:

@@ -263,12 +263,15 @@ def _task_management(
     if not isinstance(request, ManagementTask):
         session.emit(Warned(f"response to the unknown request {answer.initiator_task_tag:08x}"))
         return
-    if 0x08 <= answer.response <= 0xFE:
+    level_2 = session.parameters.iscsi_protocol_level >= 2
+    if (0x08 if level_2 else 0x07) <= answer.response <= 0xFE:
         raise ProtocolError(
             f"task management response with the reserved code {answer.response:02x}h"
         )
     del session.tasks.requests[answer.initiator_task_tag]
     request.response = answer.response
+    if level_2:  # RFC 7144 6.4.1; reserved, so not looked at, below
+        request.additional = answer.additional_response_information
     session.conclude(request)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConnectionLost, ProtocolError, TaskRejected
 from ..pdu import InitiatorOpcode, Reject, RejectReason
 from .events import Warned
+from .fast_abort import go_on
 from .task import ManagementTask, ScsiTask, TaskState, TextTask
 from .tasks import MAX_ATTEMPTS, may_be_sent_again
 
@@ -78,6 +79,8 @@ def rejected(session: SessionMachine, reject: Reject) -> None:
     request = session.tasks.requests.pop(tag, None)
     if isinstance(request, (ManagementTask, TextTask)):
         request.finish(error)
+        if isinstance(request, ManagementTask):
+            go_on(session, request.stopped)
     elif request is None:
         session.emit(Warned(str(error)))
     if reject.reason == RejectReason.NEGOTIATION_RESET and session.connection is connection:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from ..errors import IscsiError
 from ..login import TextExchange
+from ..pdu import TaskManagementFunction
 
 NO_LUN = bytes(8)
 
@@ -166,23 +167,16 @@ class ScsiTask:
         )
 
 
-class TaskManagementFunction(enum.IntEnum):
-    """RFC 7143 11.5.1."""
-
-    ABORT_TASK = 1
-    ABORT_TASK_SET = 2
-    CLEAR_ACA = 3
-    CLEAR_TASK_SET = 4
-    LOGICAL_UNIT_RESET = 5
-    TARGET_WARM_RESET = 6
-    TARGET_COLD_RESET = 7
-    TASK_REASSIGN = 8
-
-
 class ManagementTask:
-    """A task management request and its response code (RFC 7143 11.6.1), or an error."""
+    """A task management request and its response code (RFC 7143 11.6.1), or an error.
+
+    ``additional`` is the Additional Response Information, three bytes as a number (RFC 7144 6.4.1),
+    0 below iSCSIProtocolLevel 2.
+    """
 
     __slots__ = (
+        "additional",
+        "cmd_sn",
         "completion",
         "deadline",
         "error",
@@ -191,6 +185,7 @@ class ManagementTask:
         "lun",
         "referenced",
         "response",
+        "stopped",
         "timeout",
     )
 
@@ -210,7 +205,11 @@ class ManagementTask:
         self.timeout = timeout
         self.deadline = 0.0
         self.initiator_task_tag = 0xFFFFFFFF
+        self.cmd_sn = 0
         self.response = -1
+        self.additional = 0
+        self.stopped: list[tuple[ScsiTask, int]] = []
+        """See fast_abort.py."""
         self.error: IscsiError | None = None
 
     def finish(self, error: IscsiError | None = None) -> None:

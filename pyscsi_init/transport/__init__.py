@@ -4,6 +4,7 @@
 from .execute import ScsiResult, run_command, run_management
 from .initiator_name import find_initiator_name, host_initiator_name
 from .loops import open_reactor
+from .management import AsynchronousEvent
 from .opening import OPEN_TIMEOUT, open_session
 from .polling import UNDIVIDED_S
 from .reactor import Reactor, Timer
@@ -14,6 +15,7 @@ from .statistics import SessionStatistics
 __all__ = [
     "OPEN_TIMEOUT",
     "UNDIVIDED_S",
+    "AsynchronousEvent",
     "Connector",
     "Reactor",
     "ScsiResult",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ..errors import IllegalRequest, UnitAttention
 from ..scsi import Status, command_name, encode_lun, parse_report_luns, report_luns, scsi_error
 from .execute import Buffer, ScsiResult, run_command
+from .management import SessionManagement
 
 MAX_UNIT_ATTENTIONS = 16
 INVALID_OPCODE = 0x20
@@ -15,7 +16,7 @@ MAX_LUN_LIST = 2**20
 """Bytes of a REPORT LUNS answer: 131,071 LUNs."""
 
 
-class SessionCommands:
+class SessionCommands(SessionManagement):
     """The part of a session that others await; the session is the only one to inherit it."""
 
     async def execute(

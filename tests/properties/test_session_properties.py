@@ -33,7 +33,7 @@ from pyscsi_init.settings import Settings
 from tests.pyscsi_init.session.scripted import MASK, RESERVED, Issued, Script
 
 QUEUE_DEPTH = 8
-WITHOUT_A_TASK = [each for each in TaskManagementFunction if each not in (1, 8)]
+WITHOUT_A_TASK = [each for each in TaskManagementFunction if each not in (1, 8, 9)]
 """Functions that name no task; ABORT TASK is `cancel`."""
 
 SETTINGS = Settings(

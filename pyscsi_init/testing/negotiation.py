@@ -35,6 +35,7 @@ class Negotiated:
     error_recovery_level: int = 0
     data_pdu_in_order: bool = True
     data_sequence_in_order: bool = True
+    iscsi_protocol_level: int = 1
     initiator_max_recv_data_segment_length: int = DEFAULT_MAX_RECV_DATA_SEGMENT_LENGTH
     max_recv_data_segment_length: int = DEFAULT_MAX_RECV_DATA_SEGMENT_LENGTH
     """Ours."""
@@ -63,6 +64,7 @@ ROWS: dict[str, Row] = {
     "ErrorRecoveryLevel": Row("error_recovery_level", min, 0, 2),
     "DataPDUInOrder": Row("data_pdu_in_order", lambda a, b: a | b, boolean=True),
     "DataSequenceInOrder": Row("data_sequence_in_order", lambda a, b: a | b, boolean=True),
+    "iSCSIProtocolLevel": Row("iscsi_protocol_level", min, 0, 31),
 }
 
 DIGESTS = {"HeaderDigest": "header_digest", "DataDigest": "data_digest"}
@@ -86,9 +88,8 @@ FIXED_ANSWERS = {
     "OFMarker": "No",
     "IFMarkInt": REJECT,
     "OFMarkInt": REJECT,
-    "iSCSIProtocolLevel": "1",
 }
-"""RFC 7143 13.25: markers are obsolete; level 1 means RFC 7143 without RFC 7144."""
+"""RFC 7143 13.25: markers are obsolete."""
 
 DECLARATIONS = frozenset(("InitiatorAlias", "InitiatorName", "TargetName", "SessionType"))
 

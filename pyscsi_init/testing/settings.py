@@ -37,6 +37,8 @@ class TargetSettings:
     error_recovery_level: int = 0
     data_pdu_in_order: bool = True
     data_sequence_in_order: bool = True
+    iscsi_protocol_level: int = 2
+    """2: the task management functions of RFC 7144 too, where the initiator offers it."""
     target_alias: str = ""
     extra_keys: tuple[tuple[str, str], ...] = ()
     """Further keys that the target sends on its own in the operational stage."""

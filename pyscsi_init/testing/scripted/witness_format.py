@@ -20,7 +20,7 @@ from .negotiated import LOGIN_DATA_SEGMENT_LENGTH
 from .wire import WirePdu
 from .witness import Complaints, Link, Phase, Witness
 
-_ABORT_TASK, _TASK_REASSIGN, _LAST_OF_LEVEL_1 = 1, 8, 8
+_ABORT_TASK, _TASK_REASSIGN, _LAST_OF_LEVEL_1, _QUERY_TASK = 1, 8, 8, 9
 
 DEFINED_BITS = {
     InitiatorOpcode.NOP_OUT: "7f800000 ffffffff ffffffff ffffffff ffffffff ffffffff ffffffff"
@@ -114,7 +114,7 @@ class Legality(Witness):
 
     @staticmethod
     def _function(pdu: TaskManagementRequest, link: Link) -> Complaints:
-        single = pdu.function in (_ABORT_TASK, _TASK_REASSIGN)
+        single = pdu.function in (_ABORT_TASK, _TASK_REASSIGN, _QUERY_TASK)
         if single is (pdu.referenced_task_tag == RESERVED_TAG):
             yield f"function {pdu.function} with Referenced Task Tag {pdu.referenced_task_tag:08x}h"
         if pdu.function == _TASK_REASSIGN and link.parameters.error_recovery_level < 2:

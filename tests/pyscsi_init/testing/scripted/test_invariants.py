@@ -160,9 +160,9 @@ WRONG: dict[str, tuple[dict[str, str], Act, str]] = {
     "function of level 2": (
         {},
         lambda talk: talk.ask(
-            TaskManagementRequest, immediate=True, function=9, initiator_task_tag=4
+            TaskManagementRequest, immediate=True, function=10, initiator_task_tag=4
         ),
-        "Legality: function 9 needs",
+        "Legality: function 10 needs",
     ),
     "after logout": (
         {},

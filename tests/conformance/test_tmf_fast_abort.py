@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write data of tasks that are being aborted, where it stops at once (RFC 7143 4.2.3.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyscsi_init import Settings
+from pyscsi_init.errors import TaskAborted
+from pyscsi_init.pdu import DataOut, ScsiCommand, TaskManagementRequest
+from pyscsi_init.session import TaskManagementFunction
+from tests.pyscsi_init.session.scripted import Script
+
+F = TaskManagementFunction
+ASKED = {"InitialR2T": "Yes", "ImmediateData": "No"}
+SEVERAL = [F.ABORT_TASK_SET, F.CLEAR_TASK_SET, F.LOGICAL_UNIT_RESET, F.TARGET_WARM_RESET]
+
+
+def name(value: Any) -> str:
+    return value.name if isinstance(value, F) else ""
+
+
+FAST = [
+    (
+        Settings(noop_interval=0, task_reporting=("FastAbort", "ResponseFence", "RFC3720")),
+        "FastAbort",
+    ),
+    (Settings(noop_interval=0, fast_abort=True), "RFC3720"),
+]
+
+
+@pytest.mark.parametrize("function", SEVERAL, ids=name)
+@pytest.mark.parametrize(("settings", "answer"), FAST, ids=["negotiated", "switch"])
+def test_tmf_006_fast_abort_stops_data(settings: Settings, answer: str, function: F) -> None:
+    """RFC 7143 4.2.3.4: once the request is sent, no data of the tasks in its scope; those of other
+    units and those sent after it go on."""
+    script = Script(settings, **ASKED, TaskReporting=answer).log_in()
+    write, there = script.write(bytes(4096)), script.write(bytes(4096), lun=5)
+    command, other = script.take()
+    script.send(script.r2t(command, 0, 1024))
+    assert script.one(DataOut).final
+    script.manage(function)
+    request = script.one(TaskManagementRequest)
+    later = script.write(bytes(512))
+    following = script.one(ScsiCommand)
+    script.send(
+        script.r2t(command, 1024, 1024, r2t_sn=1), script.r2t(command, 2048, 2048, r2t_sn=2)
+    )
+    assert script.take() == []
+    script.send(script.r2t(following, 0, 512))
+    assert script.one(DataOut).initiator_task_tag == following.initiator_task_tag
+    script.send(script.r2t(other, 0, 4096))
+    sent = script.take()
+    assert bool(sent) is (function is not F.TARGET_WARM_RESET)
+    script.send(script.managed(request))
+    assert isinstance(write.error, TaskAborted)
+    assert there.done is (function is F.TARGET_WARM_RESET)
+    script.send(script.response(following))
+    assert (later.done, later.error) == (True, None)
+    assert not script.lost
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("refusal", ["response", "reject"])
+def test_tmf_006_a_refused_function_leaves_the_tasks_alive(asked: bool, refusal: str) -> None:
+    """RFC 7143 11.6.1: then they get their data again; where an R2T went unanswered meanwhile, only
+    a new session helps."""
+    script = Script(FAST[0][0], **ASKED, TaskReporting="FastAbort").log_in()
+    write = script.write(b"w" * 1024)
+    command = script.one(ScsiCommand)
+    reset = script.manage(F.LOGICAL_UNIT_RESET)
+    request = script.one(TaskManagementRequest)
+    if asked:
+        script.send(script.r2t(command, 0, 1024))
+        assert script.take() == []
+    script.send(script.managed(request, 5) if refusal == "response" else script.reject(request, 5))
+    assert reset.done
+    assert script.lost is asked
+    if asked:
+        script.log_in()
+        script.machine.resume(script.now)
+        command = script.one(ScsiCommand)
+    script.send(script.r2t(command, 0, 1024))
+    assert script.one(DataOut).data == b"w" * 1024
+    script.send(script.response(command))
+    assert (write.done, write.error) == (True, None)
+
+
+def test_tmf_006_an_abort_of_one_task() -> None:
+    """RFC 7143 4.2.3.4 is about functions that end several tasks: the data of a single one that is
+    aborted is still sent, unless the setting says otherwise."""
+    for settings, answer in FAST:
+        script = Script(settings, **ASKED, TaskReporting=answer).log_in()
+        write = script.write(bytes(1024))
+        command = script.one(ScsiCommand)
+        script.machine.abort_task(write.task, script.now)
+        abort = script.one(TaskManagementRequest)
+        script.send(script.r2t(command, 0, 1024))
+        assert [type(pdu) for pdu in script.take()] == ([] if settings.fast_abort else [DataOut])
+        script.send(script.managed(abort))
+        assert isinstance(write.error, TaskAborted)
+        assert not script.lost

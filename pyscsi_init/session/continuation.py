@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING
 
 from ..connection import ConnectionMachine
 from ..errors import ConnectionLost, IscsiError, ProtocolError
+from ..pdu import TaskManagementFunction
 from ..serial import serial_sub
 from .deadlines import arm_scan
 from .events import Continued
 from .retry import plug
-from .task import NO_DEADLINE, ManagementTask, ScsiTask, TaskManagementFunction, TaskState
+from .task import NO_DEADLINE, ManagementTask, ScsiTask, TaskState
 from .tasks import MAX_ATTEMPTS
 
 if TYPE_CHECKING:

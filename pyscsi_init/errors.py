@@ -64,6 +64,7 @@ Each class carries typed fields; an unknown code gets the parent class, never a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 
 class IscsiError(Exception):
@@ -227,7 +228,9 @@ class OutcomeUnknown(TaskError):
 
 
 class ScsiError(IscsiError):
-    """The command ended with a SCSI status other than GOOD or CONDITION MET."""
+    """A SCSI status other than GOOD; ``result`` is the ScsiResult where Session.execute raised it."""
+
+    result: Any = None
 
     def __init__(self, message: str, *, status: int) -> None:
         self.status = status
@@ -235,11 +238,8 @@ class ScsiError(IscsiError):
 
 
 class CheckCondition(ScsiError):
-    """CHECK CONDITION with sense data.
-
-    ``sense_key``, ``asc`` and ``ascq`` are the SPC codes; ``information`` is the INFORMATION field
-    where it was valid (for a medium error the first bad LBA), else None.
-    """
+    """CHECK CONDITION with sense data: the SPC codes, and the INFORMATION field where it was valid
+    (for a medium error the first bad LBA), else None."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class SessionCommands(SessionManagement):
         The command is not repeated, neither after a unit attention nor after a lost connection.
 
         Raises:
-            ScsiError: another status, with what the unit said.
+            ScsiError: another status, with what the unit said; its ``result`` has what came.
             OutcomeUnknown: the connection died first; it may have been done or not.
             TaskError, ConnectionLost: no status came for another reason.
 
@@ -53,7 +53,9 @@ class SessionCommands(SessionManagement):
             seconds=seconds,
         )
         if result.status not in (Status.GOOD, Status.CONDITION_MET):
-            raise scsi_error(result.status, result.sense, command_name(cdb))
+            error = scsi_error(result.status, result.sense, command_name(cdb))
+            error.result = result
+            raise error
         return result
 
     async def report_luns(self) -> tuple[bytes, ...]:

@@ -228,7 +228,7 @@ class OutcomeUnknown(TaskError):
 
 
 class ScsiError(IscsiError):
-    """A SCSI status other than GOOD; ``result`` is the ScsiResult where Session.execute raised it."""
+    """A SCSI status other than GOOD; ``result``: the ScsiResult, where ``execute`` raised it."""
 
     result: Any = None
 

@@ -176,6 +176,7 @@ def test_a_busy_server_is_asked_again_with_growing_pauses() -> None:
     assert times == [100, 101, 103]
 
 
+@pytest.mark.conformance("TMO-001")
 def test_an_answer_that_does_not_come() -> None:
     """The connection is given up, and the request repeated on a new one, as it was."""
     bench = Bench()

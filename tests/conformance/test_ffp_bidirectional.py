@@ -52,7 +52,11 @@ class Both:
 
 @asynccontextmanager
 async def started(
-    digests: tuple[str, str] = ("None", "None"), *, ends: bool = False, **keys: str
+    digests: tuple[str, str] = ("None", "None"),
+    *,
+    ends: bool = False,
+    read: int = 2048,
+    **keys: str,
 ) -> AsyncIterator[tuple[Session, ScriptedConnection, Both, ScsiCommand]]:
     """A session in which other commands went before, and one that goes both ways."""
     header, data = digests
@@ -65,7 +69,7 @@ async def started(
         for _ in range(2):  # so that the short cuts are on
             tasks.start_soon(session.execute, 0, bytes(6))
             await peer.send(peer.response(await peer.expect(ScsiCommand)))
-        both = Both(session)
+        both = Both(session, read)
         tasks.start_soon(both.run)
         command = await peer.expect(ScsiCommand)
         yield session, peer, both, command
@@ -187,22 +191,24 @@ async def test_ffp_023_residuals_of_both_halves(
         )
 
 
-WRONG: list[dict[str, Any]] = [
-    {"bidi_residual_overflow": True, "bidi_residual_underflow": True},
-    {"residual_overflow": True, "residual_underflow": True},
-    {"bidi_residual_underflow": True, "bidi_residual_count": 2049},
-    {"residual_underflow": True, "residual_count": 4097},
-    {},
-    {"exp_data_sn": 1},
+WRONG: list[tuple[dict[str, Any], int]] = [
+    ({"bidi_residual_overflow": True, "bidi_residual_underflow": True}, 2048),
+    ({"residual_overflow": True, "residual_underflow": True}, 2048),
+    ({"bidi_residual_underflow": True, "bidi_residual_count": 2049, "status": 8}, 0),
+    ({"residual_underflow": True, "residual_count": 4097}, 2048),
+    ({}, 0),
+    ({"status": 8, "exp_data_sn": 2}, 2048),
 ]
 
 
-@pytest.mark.parametrize("fields", WRONG, ids=str)
-async def test_ffp_023_impossible_ends(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("fields", "sent"), WRONG, ids=str)
+async def test_ffp_023_impossible_ends(fields: dict[str, Any], sent: int) -> None:
     """RFC 7143 11.4.1, 11.4.6: o with u, O with U, more missing than was asked for, and GOOD with a
     hole in what was read: the command did not end well."""
     async with started(ends=True) as (session, peer, both, command):
-        await peer.send(peer.response(command, **fields))
+        if sent:
+            await peer.send(peer.data_in(command, 0, bytes(sent)))
+        await peer.send(peer.response(command, **{"exp_data_sn": int(bool(sent)), **fields}))
         await peer.expect_end()
         assert isinstance(session.last_error, ProtocolError)
         assert isinstance(both.error, OutcomeUnknown)
@@ -211,9 +217,9 @@ async def test_ffp_023_impossible_ends(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("digests", DIGESTS, ids=str)
 async def test_ffp_015_023_no_status_in_data(digests: tuple[str, str]) -> None:
     """RFC 7143 11.7.3: the status of a bidirectional command comes in a SCSI Response only."""
-    async with started(digests, ends=True) as (session, peer, both, command):
+    async with started(digests, ends=True, read=4096) as (session, peer, both, command):
         last = {"final": True, "status_present": True}
-        await peer.send(peer.data_in(command, 0, bytes(2048), **last))
+        await peer.send(peer.data_in(command, 0, bytes(4096), **last))
         await peer.expect_end()
         assert isinstance(session.last_error, ProtocolError)
         assert isinstance(both.error, OutcomeUnknown)

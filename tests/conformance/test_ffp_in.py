@@ -103,6 +103,26 @@ async def test_ffp_012_three_sequences(digest: str, split: int) -> None:
         assert [result.data == payload for result in results] == [True] * 3
 
 
+@pytest.mark.parametrize("digest", DIGESTS)
+@pytest.mark.parametrize("numbers", [(0, 2), (0, 0), (1, 2), (0, 0x80000001)], ids=str)
+def test_ffp_012_016_a_number_that_is_missing(numbers: tuple[int, int], digest: str) -> None:
+    """RFC 7143 11.7.5, 7.9: a gap in DataSN is one also where no byte is missing: a PDU without
+    data may be what was lost."""
+    settings, answers = both_digests(digest)
+    script = Script(settings, **answers).log_in()
+    done = script.read(0)
+    script.send(script.response(script.one(ScsiCommand)))
+    assert done.done
+    read = script.read(1024)
+    command = script.one(ScsiCommand)
+    script.send(
+        script.data_in(command, 0, bytes(512), data_sn=numbers[0]),
+        script.data_in(command, 512, bytes(512), data_sn=numbers[1], **LAST),
+    )
+    assert isinstance(script.ended().error, ProtocolError)
+    assert not read.done
+
+
 @pytest.mark.parametrize("answer", ["Yes", ""])
 @pytest.mark.parametrize("digest", DIGESTS)
 def test_ffp_013_disorder_whoever_said_nothing(answer: str, digest: str) -> None:

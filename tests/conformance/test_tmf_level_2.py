@@ -22,7 +22,7 @@ from pyscsi_init.errors import (
     TaskManagementFailed,
 )
 from pyscsi_init.pdu import ScsiCommand, TaskManagementRequest
-from pyscsi_init.session import TaskManagementFunction
+from pyscsi_init.session import TaskManagementFunction, TaskState
 from pyscsi_init.testing import RamDisk, Target, TargetServer, TargetSettings
 from pyscsi_init.testing.scripted import ScriptedTarget
 from tests.pyscsi_init.session.scripted import Script
@@ -239,6 +239,8 @@ async def test_tmf_009_the_python_target_answers() -> None:
             assert await session.query_task_set(5)
             assert not await session.query_task_set(0)
             rule.release()
+        assert not await session.query_task(task), "it is over: the target is not asked"
+        task.state = TaskState.SENT  # as it is while its status is still on the way
         assert not await session.query_task(task)
         assert not await session.query_task_set(5)
         with pytest.raises(TaskManagementFailed) as caught:
@@ -252,7 +254,7 @@ async def test_tmf_009_the_python_target_answers() -> None:
         await session.logical_unit_reset(5)
         several = await session.query_asynchronous_event(5)
         assert several == AsynchronousEvent(sense_key=6, asc=0x2A, ascq=0x09, uade_depth=2)
-        assert target.counters.task_management[F.QUERY_TASK] == 1
+        assert target.counters.task_management[F.QUERY_TASK] == 2
 
 
 async def test_tmf_009_the_python_target_ends_a_nexus() -> None:

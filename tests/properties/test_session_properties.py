@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -275,6 +276,7 @@ ACTIONS = (
 )
 
 
+@pytest.mark.conformance("TMO-004")
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data(), logged_in=st.booleans())
 def test_erl_016_any_state_any_input(data: st.DataObject, logged_in: bool) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,12 +32,16 @@ FAST = [
 ]
 
 
+@pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("function", SEVERAL, ids=name)
 @pytest.mark.parametrize(("settings", "answer"), FAST, ids=["negotiated", "switch"])
-def test_tmf_006_fast_abort_stops_data(settings: Settings, answer: str, function: F) -> None:
+def test_tmf_006_fast_abort_stops_data(
+    settings: Settings, answer: str, function: F, level: int
+) -> None:
     """RFC 7143 4.2.3.4: once the request is sent, no data of the tasks in its scope; those of other
     units and those sent after it go on."""
-    script = Script(settings, **ASKED, TaskReporting=answer).log_in()
+    keys = {**ASKED, "TaskReporting": answer, "ErrorRecoveryLevel": str(level)}
+    script = Script(replace(settings, error_recovery_level=level), **keys).log_in()
     write, there = script.write(bytes(4096)), script.write(bytes(4096), lun=5)
     command, other = script.take()
     script.send(script.r2t(command, 0, 1024))

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..errors import ConnectionLost
+from ..connection import ConnectionMachine, ConnectionState
+from ..errors import ConnectionLost, TaskAborted
+from ..pdu import RESERVED_TAG, NopOut
 from .data_out import NO_MORE_DATA
-from .task import ScsiTask
+from .task import ScsiTask, TaskState
 
 if TYPE_CHECKING:
     from .machine import SessionMachine
@@ -56,3 +58,31 @@ def go_on(session: SessionMachine, stopped: Stopped) -> None:
                 f"denied their data (TaskReporting=FastAbort, RFC 7143 4.2.3.4)"
             )
         )
+
+
+def tasks_terminated(
+    session: SessionMachine, connection: ConnectionMachine, lun: bytes, now: float
+) -> None:
+    """Asynchronous Message 5: somebody else ended all tasks of a unit (RFC 7143 11.9.1).
+
+    Their data stops, then a NOP-Out acknowledges it. They get no status any more, so they end as
+    commands do whose time is over: aborted, and behind a barrier where they are sent again.
+    """
+    tasks = [task for task in session.tasks.in_flight.values() if task.lun == lun]
+    stop_data(tasks)
+    if connection.state is ConnectionState.S6_IN_LOGOUT:
+        return  # nothing follows the logout
+    connection.reply(
+        NopOut(
+            immediate=True,
+            lun=lun,
+            initiator_task_tag=RESERVED_TAG,
+            target_transfer_tag=RESERVED_TAG,
+            cmd_sn=session.window.cmd_sn,
+        )
+    )
+    for task in tasks:
+        if task.state is TaskState.SENT:
+            session.time_out(
+                task, TaskAborted("another initiator ended all tasks of the unit"), now
+            )

@@ -32,6 +32,7 @@ from .bidirectional import BidirectionalTask
 from .data_in import GOOD, check_residual, place_data
 from .data_out import answer_r2t
 from .events import AsyncEventReceived, Warned
+from .fast_abort import FAST_ABORT, tasks_terminated
 from .task import ManagementTask, ScsiTask, TextTask
 from .tasks import Ping
 from .text import take_declared, text_received
@@ -344,6 +345,8 @@ def _async_message(
         # RFC 7143 11.9.1: a text request, or a logout, within Parameter3 seconds. There is nothing
         # that we would change, so the request is an empty one.
         session.request_text(TextTask([], lambda _: None), now)
+    elif event == 5 and session.parameters.task_reporting == FAST_ABORT:
+        tasks_terminated(session, connection, message.lun, now)
     else:
         session.emit(Warned(f"asynchronous message with the unknown event {event}: ignored"))
 

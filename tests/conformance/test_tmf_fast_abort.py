@@ -10,9 +10,9 @@ import pytest
 
 from pyscsi_init import Settings
 from pyscsi_init.errors import TaskAborted
-from pyscsi_init.pdu import DataOut, ScsiCommand, TaskManagementRequest
-from pyscsi_init.session import TaskManagementFunction
-from tests.pyscsi_init.session.scripted import Script
+from pyscsi_init.pdu import DataOut, NopOut, ScsiCommand, TaskManagementRequest
+from pyscsi_init.session import Replay, TaskManagementFunction
+from tests.pyscsi_init.session.scripted import LUN, RESERVED, Script
 
 F = TaskManagementFunction
 ASKED = {"InitialR2T": "Yes", "ImmediateData": "No"}
@@ -107,3 +107,49 @@ def test_tmf_006_an_abort_of_one_task() -> None:
         script.send(script.managed(abort))
         assert isinstance(write.error, TaskAborted)
         assert not script.lost
+
+
+@pytest.mark.conformance("ASY-007")
+def test_tmf_006_tasks_that_another_initiator_ended() -> None:
+    """RFC 7143 11.9.1, 4.2.3.4: Asynchronous Message 5: no data of that unit any more, a NOP-Out
+    with the reserved tags and the LUN copied; the other unit goes on, and a command that may be
+    repeated is, behind the barrier of a new session."""
+    script = Script(FAST[0][0], **ASKED, TaskReporting="FastAbort").log_in()
+    here = script.write(b"h" * 1024)
+    once = script.write(bytes(1024), replay=Replay.NEVER)
+    there = script.write(bytes(1024), lun=5)
+    command, _, other = script.take()
+    script.send(script.async_message(5, lun=LUN), script.r2t(command, 0, 1024))
+    answer, *aborts = script.take()
+    assert isinstance(answer, NopOut)
+    assert (answer.initiator_task_tag, answer.target_transfer_tag) == (RESERVED, RESERVED)
+    assert bytes(answer.lun) == LUN
+    assert answer.exp_stat_sn == script.stat_sn
+    assert [abort.function for abort in aborts] == [F.ABORT_TASK] * 2
+    script.send(script.r2t(other, 0, 1024))
+    assert script.one(DataOut).initiator_task_tag == other.initiator_task_tag
+    script.send(script.response(other), script.managed(aborts[1], 1))
+    assert (there.done, there.error) == (True, None)
+    assert isinstance(once.error, TaskAborted)
+    script.send(script.managed(aborts[0], 1))
+    assert script.lost
+    assert LUN in script.machine.tasks.unknown_outcome
+    script.log_in()
+    assert script.take() == []
+    script.machine.resume(script.now)
+    command = script.one(ScsiCommand)
+    script.send(script.r2t(command, 0, 1024))
+    assert script.one(DataOut).data == b"h" * 1024
+    script.send(script.response(command))
+    assert (here.done, here.error) == (True, None)
+
+
+def test_tmf_006_event_5_was_not_agreed_on() -> None:
+    """RFC 7143 11.9.1: it must not be used without FastAbort, and then it ends nothing."""
+    script = Script(**ASKED).log_in()
+    write = script.write(bytes(1024))
+    command = script.one(ScsiCommand)
+    script.send(script.async_message(5, lun=LUN), script.r2t(command, 0, 1024))
+    assert script.one(DataOut).final
+    script.send(script.response(command))
+    assert (write.done, write.error) == (True, None)

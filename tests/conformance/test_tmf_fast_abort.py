@@ -12,7 +12,7 @@ from pyscsi_init import Settings
 from pyscsi_init.errors import TaskAborted
 from pyscsi_init.pdu import DataOut, NopOut, ScsiCommand, TaskManagementRequest
 from pyscsi_init.session import Replay, TaskManagementFunction
-from tests.pyscsi_init.session.scripted import LUN, RESERVED, Script
+from tests.pyscsi_init.session.scripted import LUN, LUN_5, RESERVED, Script
 
 F = TaskManagementFunction
 ASKED = {"InitialR2T": "Yes", "ImmediateData": "No"}
@@ -115,15 +115,15 @@ def test_tmf_006_tasks_that_another_initiator_ended() -> None:
     with the reserved tags and the LUN copied; the other unit goes on, and a command that may be
     repeated is, behind the barrier of a new session."""
     script = Script(FAST[0][0], **ASKED, TaskReporting="FastAbort").log_in()
-    here = script.write(b"h" * 1024)
-    once = script.write(bytes(1024), replay=Replay.NEVER)
-    there = script.write(bytes(1024), lun=5)
+    here = script.write(b"h" * 1024, lun=5)
+    once = script.write(bytes(1024), replay=Replay.NEVER, lun=5)
+    there = script.write(bytes(1024))
     command, _, other = script.take()
-    script.send(script.async_message(5, lun=LUN), script.r2t(command, 0, 1024))
+    script.send(script.async_message(5, lun=LUN_5), script.r2t(command, 0, 1024))
     answer, *aborts = script.take()
     assert isinstance(answer, NopOut)
     assert (answer.initiator_task_tag, answer.target_transfer_tag) == (RESERVED, RESERVED)
-    assert bytes(answer.lun) == LUN
+    assert bytes(answer.lun) == LUN_5
     assert answer.exp_stat_sn == script.stat_sn
     assert [abort.function for abort in aborts] == [F.ABORT_TASK] * 2
     script.send(script.r2t(other, 0, 1024))
@@ -133,7 +133,7 @@ def test_tmf_006_tasks_that_another_initiator_ended() -> None:
     assert isinstance(once.error, TaskAborted)
     script.send(script.managed(aborts[0], 1))
     assert script.lost
-    assert LUN in script.machine.tasks.unknown_outcome
+    assert LUN_5 in script.machine.tasks.unknown_outcome
     script.log_in()
     assert script.take() == []
     script.machine.resume(script.now)

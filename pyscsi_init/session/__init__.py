@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The I_T nexus, without the socket: command window, tasks, data, task management, recovery."""
 
-from .bidirectional import BidirectionalTask
 from ..pdu import TaskManagementFunction
+from .bidirectional import BidirectionalTask
 from .events import (
     AsyncEventReceived,
     ConnectionEnded,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IscsiError, LocalProtocolError, ProtocolError
 from ..pdu.fast import BIDI_O_BIT, BIDI_U_BIT
+from .data_out import NO_MORE_DATA
 from .task import ScsiTask
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class BidirectionalTask(ScsiTask):
         "bidi_residual_overflow",
         "bidi_residual_underflow",
         "over",
+        "stopped",
     )
 
     def __init__(
@@ -55,6 +57,7 @@ class BidirectionalTask(ScsiTask):
         super().__init__(lun, cdb, completion, data_in=data_in, data_out=data_out, **options)
 
     def reset_transfer(self) -> None:
+        self.stopped = 0
         super().reset_transfer()
         self.bidi_residual_count = 0
         self.bidi_residual_overflow = False
@@ -62,12 +65,20 @@ class BidirectionalTask(ScsiTask):
 
     @property
     def r2t_sn(self) -> int:
-        """RFC 7143 11.7.5: R2T and Data-In share the numbering."""
-        return self.data_sn
+        """RFC 7143 11.7.5: R2T and Data-In share the numbering. While no data of the task is sent
+        any more (fast_abort.py) its Data-In is still counted."""
+        return self.stopped or self.data_sn
 
     @r2t_sn.setter
     def r2t_sn(self, value: int) -> None:
-        self.data_sn = value
+        if value >= NO_MORE_DATA:
+            # An R2T that is not answered has a number all the same.
+            self.data_sn += bool(self.stopped)
+            self.stopped = value
+        elif self.stopped:
+            self.stopped = 0
+        else:
+            self.data_sn = value
 
     @property
     def data_in_due(self) -> int:

@@ -92,6 +92,8 @@ def data_in_status(
     if status == _CHECK_CONDITION:
         # RFC 7143 11.7.3: only a status that is no exception may come with Data-In.
         raise ProtocolError("Data-In with CHECK CONDITION, which needs a SCSI Response")
+    if task.data_out is not None:
+        raise ProtocolError("Data-In with the status of a bidirectional command (RFC 7143 11.7.3)")
     overflow, underflow = bool(flags & O_BIT), bool(flags & U_BIT)
     if overflow and underflow:
         raise ProtocolError("Data-In with both the O and the U bit (RFC 7143 11.4.1)")

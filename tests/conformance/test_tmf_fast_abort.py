@@ -11,8 +11,9 @@ import pytest
 from pyscsi_init import Settings
 from pyscsi_init.errors import TaskAborted
 from pyscsi_init.pdu import DataOut, NopOut, ScsiCommand, TaskManagementRequest
-from pyscsi_init.session import Replay, TaskManagementFunction
-from tests.pyscsi_init.session.scripted import LUN, LUN_5, RESERVED, Script
+from pyscsi_init.session import BidirectionalTask, Replay, TaskManagementFunction
+from pyscsi_init.session.bidirectional import submit_bidirectional
+from tests.pyscsi_init.session.scripted import LUN, LUN_5, RESERVED, Issued, Script
 
 F = TaskManagementFunction
 ASKED = {"InitialR2T": "Yes", "ImmediateData": "No"}
@@ -153,3 +154,36 @@ def test_tmf_006_event_5_was_not_agreed_on() -> None:
     assert script.one(DataOut).final
     script.send(script.response(command))
     assert (write.done, write.error) == (True, None)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_tmf_006_a_command_that_also_reads(refused: bool) -> None:
+    """RFC 7143 4.2.3.4, 11.7.5: its data stops; what it reads comes on, in the numbering that the
+    unanswered R2T has its place in."""
+    script = Script(FAST[0][0], **ASKED, TaskReporting="FastAbort").log_in()
+    issued = Issued(bytearray(1024))
+    task = BidirectionalTask(
+        LUN,
+        b"\x53" + bytes(15),
+        issued.completed,
+        data_in=memoryview(issued.buffer),
+        data_out=memoryview(bytes(1024)),
+    )
+    submit_bidirectional(script.machine, task, script.now)
+    command = script.one(ScsiCommand)
+    script.send(script.data_in(command, 0, b"a" * 512))
+    script.manage(F.LOGICAL_UNIT_RESET)
+    request = script.one(TaskManagementRequest)
+    if not refused:
+        script.send(script.r2t(command, 0, 1024, r2t_sn=1))
+    script.send(script.data_in(command, 512, b"b" * 512, data_sn=1 if refused else 2, final=True))
+    assert script.take() == []
+    assert not script.lost
+    script.send(script.managed(request, 5 if refused else 0))
+    if refused:
+        script.send(script.r2t(command, 0, 1024, r2t_sn=2))
+        assert script.one(DataOut).final
+        script.send(script.response(command, exp_data_sn=3))
+    assert issued.done
+    assert isinstance(issued.error, TaskAborted) is not refused
+    assert issued.buffer == b"a" * 512 + b"b" * 512

@@ -17,6 +17,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import pytest
@@ -24,6 +25,7 @@ import pytest
 import pyscsi_init
 from pyscsi_init import Settings
 from pyscsi_init.session import SessionState
+from tests.support import tshark
 from tests.support.lio import LioServer
 from tests.support.proxy import TcpProxy
 from tests.support.tamper import (
@@ -46,6 +48,8 @@ pytestmark = [pytest.mark.root, pytest.mark.anyio, pytest.mark.one_loop]
 
 KIBI, MEBI = 1 << 10, 1 << 20
 DISK = 64 * MEBI
+FUNCTION, REASSIGN = "iscsi.taskmanfun.function", "0x08"
+"""Of a Task Management Function Request, as tshark calls and prints it."""
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +119,16 @@ def new_target(lio: LioServer, level: int, **params: object) -> int:
     return tid
 
 
-async def cut_under_load(lio: LioServer, cuts: int, apart: float) -> None:
+async def cut_under_load(
+    lio: LioServer, cuts: int, apart: float, trace: Path | None = None
+) -> None:
     tid = new_target(lio, 2)
-    settings = Settings(recovery_timeout=None, default_time2wait=0, error_recovery_level=2)
+    settings = Settings(
+        recovery_timeout=None,
+        default_time2wait=0,
+        error_recovery_level=2,
+        trace=str(trace or ""),
+    )
     choice = random.Random(2)
     tamper = Tamper()
     with lio.proxy(tamper) as proxy:
@@ -142,6 +153,10 @@ async def cut_under_load(lio: LioServer, cuts: int, apart: float) -> None:
                 )
                 await until(lambda number=number: session.statistics.continuations == number, 30)
         statistics = session.statistics
+        port = proxy.port
+    if trace is not None:
+        functions = tshark.column(trace, FUNCTION, port=port)
+        assert functions.count(REASSIGN) >= statistics.reassigned
     assert statistics.losses == statistics.continuations == cuts
     assert session.tsih == tsih, "it was one session from the first to the last"
     # In each round many commands were under way; of those, some had arrived and some had not.
@@ -151,8 +166,10 @@ async def cut_under_load(lio: LioServer, cuts: int, apart: float) -> None:
     assert "Oops" not in lio.guest.kernel_log()
 
 
-async def test_cuts_under_load_are_recovered_within_the_session(lio: LioServer) -> None:
-    await cut_under_load(lio, 8, 0)
+async def test_cuts_under_load_are_recovered_within_the_session(
+    lio: LioServer, tmp_path: Path
+) -> None:
+    await cut_under_load(lio, 8, 0, tmp_path / "trace.pcapng")
 
 
 @pytest.mark.soak
@@ -239,7 +256,9 @@ DAMAGES = {
 }
 
 
-async def damage_under_load(lio: LioServer, damage: Damage, seconds: float) -> None:
+async def damage_under_load(
+    lio: LioServer, damage: Damage, seconds: float, trace: Path | None = None
+) -> None:
     tid = new_target(
         lio,
         1,
@@ -254,6 +273,7 @@ async def damage_under_load(lio: LioServer, damage: Damage, seconds: float) -> N
         error_recovery_level=1,
         data_digest=("CRC32C" if damage.digest else "None",),
         max_recv_data_segment_length=16 * KIBI,
+        trace=str(trace or ""),
     )
     tamper = Tamper(data_digest=damage.digest)
     rules = damage.rules(tamper)
@@ -262,6 +282,9 @@ async def damage_under_load(lio: LioServer, damage: Damage, seconds: float) -> N
     harmed = sum(rule.done for rule in rules)
     for answer in damage.answers:
         assert tamper.seen[answer] >= harmed / 2, (answer, harmed, tamper.seen)
+        if trace is not None:
+            opcodes = tshark.column(trace, "iscsi.opcode", port=proxy.port)
+            assert opcodes.count(f"0x{answer[1]:02x}") >= tamper.seen[answer]
 
 
 async def _run(
@@ -283,8 +306,10 @@ async def _run(
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_damage_is_repaired_within_the_connection(lio: LioServer, name: str) -> None:
-    await damage_under_load(lio, DAMAGES[name], 1.0)
+async def test_damage_is_repaired_within_the_connection(
+    lio: LioServer, tmp_path: Path, name: str
+) -> None:
+    await damage_under_load(lio, DAMAGES[name], 1.0, tmp_path / "trace.pcapng")
 
 
 @pytest.mark.soak

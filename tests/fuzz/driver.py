@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tests.fuzz import pdu_targets, scsi_targets, session_targets, text_targets
+from tests.fuzz import discovery_targets, pdu_targets, scsi_targets, session_targets, text_targets
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import FuzzTarget
 
@@ -27,6 +27,7 @@ TARGETS: dict[str, FuzzTarget] = {
         *pdu_targets.TARGETS,
         *scsi_targets.TARGETS,
         *text_targets.TARGETS,
+        *discovery_targets.TARGETS,
         *session_targets.TARGETS,
     )
 }

@@ -24,9 +24,9 @@ from pyscsi_init.login.text_exchange import TextExchange, send_targets
 from pyscsi_init.names import Portal, check_iscsi_name
 from pyscsi_init.pdu import TextResponse
 from pyscsi_init.secret import Chap, Secret
+from pyscsi_init.testing.scripted.peer import ANSWERS
 from pyscsi_init.url import parse_url
 from tests.fuzz.target import FuzzTarget
-from tests.pyscsi_init.session.scripted import ANSWERS
 
 CHAP = Chap(
     user="me", secret=Secret(b"0123456789abcdef"), mutual_secret=Secret(b"fedcba9876543210")

@@ -282,7 +282,8 @@ async def damage_under_load(
     harmed = sum(rule.done for rule in rules)
     for answer in damage.answers:
         assert tamper.seen[answer] >= harmed / 2, (answer, harmed, tamper.seen)
-        if trace is not None:
+        if trace is not None and not damage.digest:
+            # With data digests tshark loses its place where PDUs share a segment.
             opcodes = tshark.column(trace, "iscsi.opcode", port=proxy.port)
             assert opcodes.count(f"0x{answer[1]:02x}") >= tamper.seen[answer]
 

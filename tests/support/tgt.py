@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -61,17 +62,23 @@ class Lun:
     params: dict[str, str] = field(default_factory=dict)
 
 
+BELOW_EPHEMERAL = range(12_000, 32_000)
+"""The kernel gives none of these to a connection, so a port stays free for who restarts on it."""
+
+
 def free_port(address: str = "127.0.0.1", *, ipv6: bool = False) -> int:
     """A TCP port that is free on ``address`` (and on ::1) at this moment."""
     while True:
-        with socket.socket() as first:
-            first.bind((address, 0))
-            port = int(first.getsockname()[1])
-            if not ipv6:
-                return port
-            with socket.socket(socket.AF_INET6) as second, contextlib.suppress(OSError):
+        port = secrets.choice(BELOW_EPHEMERAL)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as first,
+            socket.socket(socket.AF_INET6) as second,
+        ):
+            first.bind((address, port))
+            if ipv6:
                 second.bind(("::1", port))
-                return port
+            return port
 
 
 class TgtServer:

@@ -18,9 +18,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 from . import processes
+from .closing import Closing
 from .requirements import require
 from .tgt import free_port
 
@@ -29,7 +29,7 @@ class IsnsFailed(Exception):
     """isnsd or isnsadm said no."""
 
 
-class IsnsServer:
+class IsnsServer(Closing):
     """``with IsnsServer() as isns:`` runs isnsd; leaving the block ends it and waits for it."""
 
     def __init__(self, *, default_domain: bool = True, persistent: bool = False) -> None:
@@ -41,21 +41,9 @@ class IsnsServer:
         self._database = str(self.directory / "database") if persistent else ""
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> IsnsServer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def begin(self) -> None:
+        """Start it."""
+        self.start()
 
     @property
     def address(self) -> str:

@@ -25,8 +25,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from .closing import Closing
 from .nbd import CLIENT, NbdServer
 from .proxy import TcpProxy
 from .requirements import require
@@ -64,7 +64,7 @@ class Disk:
     """The disk itself, where it is in this process: its bytes, and orders to hold writes."""
 
 
-class LioServer:
+class LioServer(Closing):
     """``with LioServer() as lio:`` boots the guest; leaving the block ends it.
 
     ``lio.url(lio.new_disk(64 << 20))`` is the shortest way to a LUN.
@@ -86,22 +86,10 @@ class LioServer:
 
     # -- the guest ------------------------------------------------------------------------------
 
-    def __enter__(self) -> LioServer:
+    def begin(self) -> None:
+        """Start the guest, with LIO in it."""
         self.guest.__enter__()
-        try:
-            self._load()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._load()
 
     def _load(self) -> None:
         def load(names: tuple[str, ...]) -> str:

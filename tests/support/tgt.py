@@ -25,10 +25,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from . import processes
+from .closing import Closing
 from .requirements import require
 from .slow_pwrite import BackingFault
 
@@ -81,7 +81,7 @@ def free_port(address: str = "127.0.0.1", *, ipv6: bool = False) -> int:
             return port
 
 
-class TgtServer:
+class TgtServer(Closing):
     """``with TgtServer() as tgt:`` runs tgtd; leaving the block ends it and waits for its end."""
 
     def __init__(
@@ -109,21 +109,9 @@ class TgtServer:
 
     # -- the process ----------------------------------------------------------------------------
 
-    def __enter__(self) -> TgtServer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def begin(self) -> None:
+        """Start it."""
+        self.start()
 
     @property
     def portal(self) -> str:

@@ -18,9 +18,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 from . import processes
+from .closing import Closing
 from .netns import NetworkNamespace
 from .requirements import missing, require
 
@@ -56,7 +56,7 @@ class GuestError(Exception):
     """The guest did not boot, died, or a command in it failed."""
 
 
-class Guest:
+class Guest(Closing):
     """``with Guest() as guest:`` boots it; ``guest.run(SCRIPT)`` runs shell commands in it.
 
     In the guest, /mnt is a tmpfs and /mnt/dev has its devices; everything else is the host's.
@@ -84,22 +84,10 @@ class Guest:
 
     # -- the process ----------------------------------------------------------------------------
 
-    def __enter__(self) -> Guest:
-        try:
-            self._prepare()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def begin(self) -> None:
+        """Start it."""
+        self._prepare()
+        self.start()
 
     def _prepare(self) -> None:
         self._shim = self.directory / "uml_xstate.so"

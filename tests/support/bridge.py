@@ -49,7 +49,7 @@ class BridgedDocker(Closing):
         self.host = NetworkNamespace("host")
         self.storage = NetworkNamespace("storage")
         # Short, because containerd's sockets lie below it and have 107 bytes for their paths.
-        self.directory = Path(tempfile.mkdtemp(prefix="engine-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="bridge-"))
         self._entered = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 

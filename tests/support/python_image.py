@@ -29,7 +29,10 @@ LEFT_OUT = frozenset(
     ("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data")
 )
 """Parts of the standard library that no program here imports."""
-VOLUME_PROGRAMS = ("mkfs.ext4", "e2fsck", "blkid", "wipefs")
+VOLUME_PROGRAMS = (
+    *("mkfs.ext4", "e2fsck", "blkid", "wipefs"),
+    *("mount", "umount", "losetup", "unshare", "nsenter"),
+)
 """What a container needs beside Python to mount an ext4 volume for itself."""
 COMMAND = "#!/usr/bin/python3\nimport sys\n\nfrom fusefs.cli import main\n\nsys.exit(main())\n"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
@@ -120,10 +123,13 @@ class _Image:
     def _busybox(self, besides: Iterable[str]) -> None:
         busybox = require("busybox")
         self._file(Path(busybox), "bin/busybox")
+        # Its own shell would take its own programs before those in PATH.
+        self._linked.append(shell := Path(require("dash")))
+        self._file(shell, "bin/sh")
         applets = subprocess.run(
             [busybox, "--list"], check=True, capture_output=True, text=True, timeout=30
         ).stdout.split()
-        for applet in sorted({*applets} - {*besides, "busybox", "python3"}):
+        for applet in sorted({*applets} - {*besides, "busybox", "sh"}):
             self._link(f"bin/{applet}", "busybox")
 
     def _program(self, name: str) -> str:

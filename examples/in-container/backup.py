@@ -5,9 +5,9 @@
     tar -C /data -c . | backup.py put iscsi://192.0.2.7/iqn.2026-01.org.example:backup/1
     backup.py get iscsi://192.0.2.7/iqn.2026-01.org.example:backup/1 | tar -C /data -x
 
-The stream lies from the second MiB on. The first block says how long it is and what its SHA-256 is; it
-is cleared before anything is written and set when all the rest is on stable storage, so a backup that
-was cut off is none. What comes back is compared with it.
+The stream lies from the second MiB on. The first block says how long it is and what its SHA-256
+is; it is cleared before anything is written and set when all the rest is on stable storage, so a
+backup that was cut off is none. What comes back is compared with it.
 """
 
 from __future__ import annotations

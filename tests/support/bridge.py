@@ -10,8 +10,8 @@
 Two network namespaces: ``host`` is where dockerd runs, so its bridge, its routes and its firewall
 rules are there and nowhere else; ``storage`` is where a target runs. The storage network knows no
 way back to the containers' addresses: what reaches a target from a container has been through NAT.
-dockerd has a mount namespace of its own too, so nothing of it can stay behind; what is mounted on
-the machine while it runs is seen in there, as with the engine of a real host.
+dockerd has a mount namespace of its own too, so nothing of it can stay. What is mounted below
+``volumes`` while it runs is seen in there, as on a host whose mounts are shared.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import processes
 from .closing import Closing
 from .netns import NetworkNamespace
 from .requirements import SBIN, require
+from .tgt import TgtServer
 
 HOST, STORAGE = "10.78.0.1", "10.78.0.2"
-BRIDGE = "172.31.78.1/24"
+BRIDGE, ROUTED = "172.31.78.1/24", "172.31.79.0/24"
 START_S, STOP_S, COMMAND_S = 60.0, 30.0, 120.0
 
 
@@ -50,6 +52,7 @@ class BridgedDocker(Closing):
         self.storage = NetworkNamespace("storage")
         # Short, because containerd's sockets lie below it and have 107 bytes for their paths.
         self.directory = Path(tempfile.mkdtemp(prefix="bridge-"))
+        self.volumes = self.directory / "volumes"
         self._entered = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +78,16 @@ class BridgedDocker(Closing):
         ):
             namespace.run("ip", "addr", "add", f"{address}/24", "dev", device)
             namespace.run("ip", "link", "set", device, "up")
+        self.volumes.mkdir()
+        self._run("mount", "--bind", str(self.volumes), str(self.volumes))
+        self._entered.callback(self._run, "umount", str(self.volumes))
+        self._run("mount", "--make-private", str(self.volumes))
+        self._run("mount", "--make-shared", str(self.volumes))
         self.start()
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, timeout=20)
 
     def start(self) -> None:
         """Start dockerd.
@@ -99,7 +111,7 @@ class BridgedDocker(Closing):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment(),
+                env=self.environment(),
                 cwd=here,
                 start_new_session=True,
             )
@@ -112,7 +124,8 @@ class BridgedDocker(Closing):
                 raise DockerError(f"dockerd did not start:\n{self.log}")
             time.sleep(0.05)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """For ``docker``: this engine, and nothing of the user's own configuration."""
         mine = {k: v for k, v in processes.environment().items() if not k.startswith("DOCKER_")}
         path = f"{mine.get('PATH', '')}:{SBIN}"
         return {
@@ -141,7 +154,7 @@ class BridgedDocker(Closing):
                 text=True,
                 errors="replace",
                 timeout=timeout,
-                env=self._environment(),
+                env=self.environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
@@ -157,6 +170,25 @@ class BridgedDocker(Closing):
         """Make an image of a tar archive; ``changes`` are lines of a Dockerfile."""
         options = [text for change in changes for text in ("--change", change)]
         self.docker("import", *options, str(archive), name)
+
+    def routed_network(self) -> str:
+        """Make a second bridge, without NAT: the storage network is told the way back."""
+        masquerade = "com.docker.network.bridge.enable_ip_masquerade=false"
+        options = ("--driver", "bridge", "--subnet", ROUTED, "--opt", masquerade)
+        self.docker("network", "create", *options, "routed")
+        self.storage.run("ip", "route", "add", ROUTED, "via", HOST)
+        return "routed"
+
+    @contextlib.contextmanager
+    def stopped_at_the_end(self, container: str) -> Iterator[None]:
+        """Have a container end as it likes, and be removed, when the block ends."""
+        try:
+            yield
+        finally:
+            with contextlib.suppress(DockerError):  # it may have ended by itself
+                self.docker("stop", "--time", "30", container)
+            with contextlib.suppress(DockerError):
+                self.docker("rm", "--force", "--volumes", container)
 
     def pid_of(self, container: str) -> int:
         """The process id, on this machine, of a container's first process."""
@@ -188,3 +220,14 @@ class BridgedDocker(Closing):
         finally:
             self._entered.close()
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def storage_target(engine: BridgedDocker) -> Iterator[TgtServer]:
+    """A tgt on the storage network, for the length of the block."""
+    with contextlib.ExitStack() as stack:
+        with engine.storage.entered():
+            tgt = TgtServer(address=STORAGE)
+            stack.callback(tgt.close)
+            tgt.start()
+        yield tgt

@@ -22,9 +22,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from .bridge import BridgedDocker
 from .requirements import SBIN, require
 from .source import ROOT
 
+IMAGE = "pyscsi-init"
 LEFT_OUT = frozenset(
     ("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data")
 )
@@ -43,6 +45,15 @@ def write_archive(path: Path, *, programs: Sequence[str] = ()) -> None:
     """Write the image's files to a tar archive; ``programs`` of this machine are in it too."""
     with tarfile.open(path, "w") as archive:
         _Image(archive).fill(programs)
+
+
+def import_image(engine: BridgedDocker, *, programs: Sequence[str] = ()) -> str:
+    """Make the image in an engine, and return its name."""
+    archive = engine.directory / "image.tar"
+    write_archive(archive, programs=programs)
+    engine.import_image(archive, IMAGE, f"ENV PATH=/usr/local/bin:{SBIN}:/usr/bin:/bin")
+    archive.unlink()
+    return IMAGE
 
 
 class _Image:

@@ -102,7 +102,8 @@ async def run(options: argparse.Namespace) -> None:
     url = pyscsi_init.parse_url(options.url)
     chap = None
     if options.chap_secret_file:
-        chap = pyscsi_init.Chap(url.user, pyscsi_init.read_secret_file(options.chap_secret_file))
+        secret = pyscsi_init.read_secret_file(options.chap_secret_file)
+        chap = pyscsi_init.Chap(user=url.user or "", secret=secret)
     async with pyscsi_init.open_lun(
         url,
         chap=chap,

@@ -101,6 +101,7 @@ class BridgedDocker(Closing):
             *("--host", self.socket, "--data-root", f"{here}/data", "--exec-root", f"{here}/exec"),
             *("--pidfile", f"{here}/pid", f"--config-file={here}/daemon.json", "--group=root"),
             *("--storage-driver=overlay2", "--ip6tables=false", f"--bip={BRIDGE}"),
+            "--shutdown-timeout=5",
         ]
         with (here / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -26,7 +26,7 @@ from tests.support.source import ROOT
 from tests.support.tgt import TgtServer
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(900)]
 
 IQN = "iqn.2026-11.example:in-container"
 NAME = "iqn.2026-11.example:client"
@@ -176,7 +176,7 @@ def test_a_database_dump_and_one_that_was_cut_off(
     arguments = (*UNPRIVILEGED, IMAGE, "sh", "-c", endless)
     engine.docker("run", "--detach", "--rm", "--name", "cut", *arguments)
     written = (b"y\n" * 512, 4 * MEBI)
-    wait_until(lambda: _at(lun.disk, written[1]) == written[0], 60, "some MiB of the dump")
+    wait_until(lambda: _at(lun.disk, written[1]) == written[0], 240, "some MiB of the dump")
     engine.docker("kill", "cut")
     with pytest.raises(DockerError, match="no backup on this LUN, or it was cut off"):
         shell(engine, files, f"python3 /examples/backup.py get {backup}")
@@ -195,7 +195,7 @@ def test_what_it_may_not_do(engine: BridgedDocker, lun: Lun) -> None:
         run(engine, IMAGE, *mount)
     with pytest.raises(DockerError, match="initiator name"):
         run(engine, *UNPRIVILEGED, IMAGE, "pyscsi-init", "info", lun.url)
-    lun.tgt.wait_sessions(0)
+    lun.tgt.wait_sessions(0, timeout=60)
     assert not any(lun.disk.read_bytes())
 
 
@@ -221,7 +221,7 @@ def test_the_firewall_resets_the_connection(engine: BridgedDocker, lun: Lun) -> 
     arguments = (*UNPRIVILEGED, IMAGE, "python3", "-c", WRITER, lun.url, NAME)
     engine.docker("run", "--detach", "--name", "writer", *arguments)
     try:
-        wait_until(lambda: "\n20\n" in engine.docker("logs", "writer"), 60, "some writes")
+        wait_until(lambda: "\n20\n" in engine.docker("logs", "writer"), 240, "some writes")
         before = peers_of_the_target(engine)
         assert {address for address, _ in before} == {HOST}
         rule = ("FORWARD", "-p", "tcp", "--dport", str(lun.tgt.port), "-j", "REJECT")
@@ -236,7 +236,7 @@ def test_the_firewall_resets_the_connection(engine: BridgedDocker, lun: Lun) -> 
 
         wait_until(was_reset, 30, "packets that were rejected")
         engine.host.run("iptables", "-D", *rule, "--reject-with", "tcp-reset")
-        wait_until(lambda: "done" in engine.docker("logs", "writer"), 60, "the end of the writes")
+        wait_until(lambda: "done" in engine.docker("logs", "writer"), 240, "the end of the writes")
         assert engine.docker("wait", "writer").strip() == "0"
     finally:
         engine.docker("rm", "--force", "writer")
@@ -281,28 +281,28 @@ def test_a_container_mounts_for_itself(engine: BridgedDocker, lun: Lun) -> None:
     command = ("/examples/mount-and-run", lun.url, DATA, "sh", "-c", f"echo 1 >{DATA}/one; exit 7")
     with pytest.raises(DockerError, match="ended with 7"):
         run(engine, *MOUNTING, IMAGE, *command)
-    lun.tgt.wait_sessions(0)
+    lun.tgt.wait_sessions(0, timeout=60)
 
     wait = f"cat {DATA}/one; echo 2 >{DATA}/two; sync; echo ready; exec sleep 86400"
     with mounting(engine, lun.url, wait) as name:
-        wait_until(lambda: "ready" in engine.docker("logs", name), 60, "what it says")
+        wait_until(lambda: "ready" in engine.docker("logs", name), 240, "what it says")
         assert engine.docker("exec", name, "ls", DATA).split() == ["lost+found", "one", "two"]
-        engine.docker("stop", "--time", "60", name)
+        engine.docker("stop", "--time", "240", name)
         assert "1\n" in engine.docker("logs", name)
-    lun.tgt.wait_sessions(0)
+    lun.tgt.wait_sessions(0, timeout=60)
 
     busy = f"cat {DATA}/two; sync; echo ready; while :; do echo 3 >>{DATA}/three; done"
     with mounting(engine, lun.url, busy) as name:
-        wait_until(lambda: "ready" in engine.docker("logs", name), 60, "what it says")
+        wait_until(lambda: "ready" in engine.docker("logs", name), 240, "what it says")
         first = engine.pid_of(name)
         device = loop_device_in(first)
         assert is_attached(device)
-        processes.end(first, how=signal.SIGKILL, timeout=60)
-        wait_until(lambda: not is_attached(device), 60, f"{device} is free")
-        wait_until(lambda: not lun.tgt.sessions(), 60, "its session is over")
+        processes.end(first, how=signal.SIGKILL, timeout=240)
+        wait_until(lambda: not is_attached(device), 240, f"{device} is free")
+        wait_until(lambda: not lun.tgt.sessions(), 240, "its session is over")
         wait_until(
             lambda: engine.docker("inspect", "-f", "{{.State.Running}}", name).strip() == "false",
-            60,
+            240,
             "the engine sees its end",
         )
 

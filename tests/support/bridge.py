@@ -34,7 +34,7 @@ from .tgt import TgtServer
 
 HOST, STORAGE = "10.78.0.1", "10.78.0.2"
 BRIDGE, ROUTED = "172.31.78.1/24", "172.31.79.0/24"
-START_S, STOP_S, COMMAND_S = 60.0, 30.0, 120.0
+START_S, STOP_S, COMMAND_S = 60.0, 60.0, 300.0
 
 
 class DockerError(Exception):

@@ -18,12 +18,17 @@ QEMU_SERIAL = "qemu, max_background 1"
 NBDFUSE = "nbdfuse + qemu-nbd"
 CORRECT_PEERS = (QEMU_SERIAL, NBDFUSE)
 """The C peers whose parallel writes are right."""
+HOST = "on the host"
+HOST_NETWORK = "container, network of the host"
+ROUTED = "container, bridge without NAT"
+HOST_MOUNT = "mounted by the host, bound"
 
 K4, K16, K256, M1 = 4 << 10, 16 << 10, 256 << 10, 1 << 20
 READ_1, READ_32, READ_128 = (Case("randread", K4, depth) for depth in (1, 32, 128))
-WRITE_32 = Case("randwrite", K4, 32)
+WRITE_1, WRITE_32 = (Case("randwrite", K4, depth) for depth in (1, 32))
 READ_16K = Case("randread", K16, 16)
-SEQ_256K, SEQ_READ, SEQ_WRITE = Case("read", K256, 16), Case("read", M1, 8), Case("write", M1, 8)
+SEQ_256K, SEQ_256K_WRITE = Case("read", K256, 16), Case("write", K256, 16)
+SEQ_READ, SEQ_WRITE = Case("read", M1, 8), Case("write", M1, 8)
 PGBENCH = Case("", 0, 0, "pgbench, 4 clients")
 NULL_TRIO, NULL_UVLOOP = (Case("randread", K4, 32, loop) for loop in ("trio", "uvloop"))
 FIFTY = Case("randread", K4, 1, "50 volumes")

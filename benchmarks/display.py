@@ -29,6 +29,8 @@ FIGURES = (
     ("tps", "TPS", 1),
     ("mib_s", "MiB/s", 1),
     ("cpu_us", "CPU µs/IO", 1),
+    ("target_us", "target's", 1),
+    ("machine_us", "machine's", 1),
     ("p50_us", "p50 µs", 0),
     ("p99_us", "p99 µs", 0),
     ("p999_us", "p99.9 µs", 0),

@@ -24,6 +24,8 @@ class Context:
     target: Target
     directory: Path
     """Private to this run; its subdirectories are each level's own."""
+    memory: Path
+    """The same, in memory: for what shall not be a disk."""
     seconds: float
     """Of one sample."""
     loop: str

@@ -150,6 +150,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def machine_seconds() -> float:
+    """What all processors have done so far, interrupts and what was stolen included."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _iowait, *others = (int(field) for field in fields)
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below this one."""
     found: list[int] = []

@@ -55,6 +55,14 @@ LEVELS = {
             "“ours” is the native channel."
         ),
     ),
+    "nat": (
+        "A session inside a container",
+        "The library; “ours” is in a container, behind Docker's bridge and NAT.",
+    ),
+    "nat-mount": (
+        "A volume mounted by a container",
+        "fio on ext4; “ours” is mounted inside the container, its session behind bridge and NAT.",
+    ),
     "many": ("Many volumes", "Attached one after the other, measured at rest and all together."),
 }
 

@@ -28,6 +28,7 @@ from .level import Context, Level
 from .library import library
 from .many import COUNTS, LUN_BYTES, many
 from .model import Run, Sample
+from .nat import nat, nat_mount
 from .null import null
 from .processes import Failed
 from .targets import KINDS, open_target
@@ -38,6 +39,8 @@ LEVELS: dict[str, Callable[[Context], AbstractContextManager[Level]]] = {
     "ext4": ext4,
     "null": null,
     "many": many,
+    "nat": nat,
+    "nat-mount": nat_mount,
 }
 GIB = 1 << 30
 OWN_LUNS = {"ext4": [2 * GIB] * 3, "many": [LUN_BYTES] * max(COUNTS)}
@@ -167,6 +170,7 @@ def measure_all(
         context = Context(
             target=target,
             directory=directory,
+            memory=memory,
             lun_numbers=numbers,
             seconds=options.seconds,
             loop=options.loop,

@@ -78,6 +78,7 @@ class PluginServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         self._server = _Server(config)
@@ -118,7 +119,7 @@ class PluginServer:
     # -- one call ---------------------------------------------------------------------------------
 
     async def _answer(self, request: Request) -> Response:
-        endpoint = self._endpoints[request.url.path.strip("/")]
+        endpoint = self._endpoints[request.scope["path"].strip("/")]
         try:
             caller = _allowed(request)
             values = await _values(request)

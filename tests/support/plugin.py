@@ -18,7 +18,7 @@ from .closing import Closing
 from .plugin_client import PluginClient
 from .source import ROOT
 
-START_S = STOP_S = 60.0
+START_S = STOP_S = 100.0
 
 
 class Plugin(Closing):

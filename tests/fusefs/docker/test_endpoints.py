@@ -20,7 +20,7 @@ from tests.support.plugin import Plugin
 from tests.support.plugin_client import PluginClient
 from tests.support.tgt import free_port
 
-pytestmark = [pytest.mark.root, pytest.mark.tgt]
+pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(300)]
 
 ID = "a" * 64
 OTHER = "b" * 64

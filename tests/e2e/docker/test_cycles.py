@@ -38,7 +38,7 @@ def test_create_run_rm(engine: DockerEngine, storage: Storage, cycles: int) -> N
     descriptors = len(processes.open_descriptors(engine.plugin_pid))
 
     def cycle(name: str, number: int) -> None:
-        storage.create(engine, name, targets[name])
+        engine.create_volume(name, **storage.options(targets[name]))
         engine.docker(
             *("run", "--rm", "--network", "none", "--volume", f"{name}:/data"),
             *("--env", f"BEFORE={number}", WORKER, "/bin/sh", "-c", SCRIPT),

@@ -30,10 +30,11 @@ def attached(engine: DockerEngine) -> set[str]:
 def ten_writers(engine: DockerEngine, storage: Storage) -> Writers:
     """Ten containers on nine volumes: the first two share one."""
     writers = Writers(engine)
-    writers.start(storage.volume(engine, "shared"), "writer-one")
+    writers.start("shared", "writer-one", options=storage.mount_options(storage.lun("shared")))
     writers.start("shared", "writer-two")
     for number in range(8):
-        writers.start(storage.volume(engine, f"own{number}"))
+        name = f"own{number}"
+        writers.start(name, options=storage.mount_options(storage.lun(name)))
     return writers
 
 
@@ -49,8 +50,7 @@ def end_one_by_one(engine: DockerEngine, storage: Storage, writers: Writers) -> 
     assert attached(engine) == everything - {"shared"}
     writers.remove()
     storage.check_all_is_gone(engine)
-    for name in everything:
-        engine.docker("volume", "rm", name)
+    engine.docker("volume", "rm", *everything)
     assert engine.docker("volume", "ls", "--quiet").split() == []
 
 

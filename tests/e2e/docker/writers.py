@@ -9,6 +9,7 @@ purpose: ten of them, and whatever is killed under them, share a machine with ot
 
 from __future__ import annotations
 
+from tests.support import processes
 from tests.support.dockerd import DockerEngine
 from tests.support.images import WORKER
 from tests.support.waiting import wait_until
@@ -37,6 +38,7 @@ class Writers:
         self._control = engine.directory / "control"
         self._control.mkdir()
         self.names: list[str] = []
+        self._pids: dict[str, int] = {}
 
     def start(self, volume: str, name: str = "", *, options: str = "") -> str:
         """Start one on a volume; several may share one, each with a file of its own. ``options``
@@ -49,12 +51,18 @@ class Writers:
             *(WORKER, "/bin/sh", "-c", SCRIPT),
         )
         self.names.append(name)
+        pid = self._engine.docker("inspect", "--format", "{{.State.Pid}}", name)
+        self._pids[name] = int(pid)
         return name
 
     def rounds(self, name: str) -> int:
         """How many rounds a writer has done."""
         file = self._control / name
         return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def lives(self, name: str) -> bool:
+        """Whether the first process of a container lives; asks no engine."""
+        return processes.is_alive(self._pids[name])
 
     def check_running(self) -> None:
         """Every one of them still runs.

@@ -41,14 +41,13 @@ def ten_writers(engine: DockerEngine, storage: Storage) -> Writers:
 def end_one_by_one(engine: DockerEngine, storage: Storage, writers: Writers) -> None:
     """A shared volume stays until its second user goes; then everything is gone."""
     everything = attached(engine)
-    writers.finish()
-    writers.remove("writer-one")
+    writers.finish("writer-one")
     assert attached(engine) == everything
     assert {nexus.tid for nexus in storage.tgt.sessions()} == set(storage.tgt.targets)
-    writers.remove("writer-two")
+    writers.finish("writer-two")
     wait_until(lambda: "shared" not in attached(engine), TEARDOWN_S, "the shared volume is gone")
     assert attached(engine) == everything - {"shared"}
-    writers.remove()
+    writers.finish()
     storage.check_all_is_gone(engine)
     engine.docker("volume", "rm", *everything)
     assert engine.docker("volume", "ls", "--quiet").split() == []
@@ -87,7 +86,6 @@ def test_containers_that_end_while_there_is_no_plugin(tmp_path: Path, storage: S
         wait_until(lambda: attached(engine) == {"shared"}, TEARDOWN_S, "only one is attached")
         writers.more_rounds()
         writers.finish()
-        writers.remove()
         storage.check_all_is_gone(engine)
 
 
@@ -116,10 +114,9 @@ def test_dockerd_is_killed_and_started_again(
             end_one_by_one(engine, storage, writers)
             return
         # dockerd ended them, or found them dead: their volumes are free, and used again.
-        writers.remove(force=True)
+        writers.remove()
         storage.check_all_is_gone(engine)
         writers.start("shared", "writer-three")
         writers.more_rounds()
         writers.finish()
-        writers.remove()
         storage.check_all_is_gone(engine)

@@ -109,6 +109,7 @@ class DockerEngine(Closing):
             "PYSCSI_INIT_RUN_DIR": str(self.directory / "volumes"),
             "PYSCSI_INIT_STATE_DIR": str(self.directory / "state"),
             "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
         }
 
     def run(
@@ -307,7 +308,7 @@ class DockerEngine(Closing):
         for name in ("dockerd.log", "plugin.log", "volumes/holder.log"):
             with contextlib.suppress(OSError):
                 lines = (self.directory / name).read_text(errors="replace").splitlines()
-                texts.append("\n".join([f"--- {name}", *lines[-25:]]))
+                texts.append("\n".join([f"--- {name}", *lines[-60:]]))
         return "\n".join(texts)
 
     def note_connections(self) -> None:
@@ -390,6 +391,8 @@ def _end(
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # Go and Python tell what they were at
+        time.sleep(1)
         process.kill()
         process.wait(STOP_S)
         raise DockerError(f"{name} did not end on {how.name}\n{logs()}") from None

@@ -15,8 +15,9 @@ DEMO_PACKAGES := python3 python3-venv e2fsprogs xfsprogs btrfs-progs util-linux 
 	busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev pkg-config gcc \
 	libc6-dev python3-dev qemu-utils qemu-block-extra lvm2 fdisk dosfstools \
-	iproute2 procps user-mode-linux kmod qemu-system-common libnbd-bin \
-	open-isns-server open-isns-utils iptables dash
+	iproute2 procps systemd user-mode-linux kmod qemu-system-common libnbd-bin \
+	open-isns-server open-isns-utils iptables dash \
+	podman conmon runc docker-compose postgresql
 BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \
 	e2fsprogs mount postgresql user-mode-linux kmod iproute2 gcc libc6-dev \
 	docker.io iptables busybox-static dash util-linux
@@ -83,7 +84,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml scripts/dependency-groups | system-packages $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[uvloop,bench]' \
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop,bench,docker]' \
 		$$($(BIN)/python scripts/dependency-groups test lint)
 	scripts/optional-extra $(BIN)/python pyfuse3
 	touch $(VENV)/.run $@

@@ -39,6 +39,7 @@ COMMANDS = {
     "umount": "volumes",
     "forget": "forget",
     "upgrade": "upgrade",
+    "serve": "serve",
     "resize": "resize",
     "status": "status",
     "doctor": "doctor",

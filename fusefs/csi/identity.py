@@ -68,6 +68,6 @@ class Identity:
                 raise Refused(
                     Code.FAILED_PRECONDITION,
                     f"this node, or this container of it, lacks {', '.join(lacks)}",
-                    remedy="run it privileged, with the host's /dev; `pyscsi-init doctor` says more",
+                    remedy="run it privileged, with its /dev; `pyscsi-init doctor` says more",
                 )
         return csi.ProbeResponse(ready={"value": True})

@@ -182,6 +182,8 @@ class Node:
             place = await places.resolve(target)
             if volume.mountpoint == place or await self._is_beginning(volume):
                 await self._manager.ensure_gone(name, force=volume.failed)
+                # Nobody will ever ask for an inline volume of this name again.
+                await self._manager.forget(name)
             else:
                 await self._manager.ensure_unpublished(name, target)
         await places.remove(self._manager.host, target)

@@ -116,7 +116,7 @@ class CsiServer:
                     path.unlink()
 
 
-def _handler(name: str, service: Any) -> grpc.GenericRpcHandler[Any, Any]:
+def _handler(name: str, service: Any) -> grpc.GenericRpcHandler:
     """The methods of one service; a method that ``service`` lacks is UNIMPLEMENTED."""
     description = csi.DESCRIPTOR.services_by_name[name]
     handlers = {

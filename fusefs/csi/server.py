@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
@@ -64,12 +65,19 @@ class CsiServer:
 
     def __init__(
         self,
+        address: str,
         *,
         manager: VolumeManager | None,
         provisioners: Iterable[Provisioner] | None,
         node_id: str,
         max_volumes: int = 0,
     ) -> None:
+        """Nothing is touched before :meth:`serve`.
+
+        Raises:
+            InvalidSpec: ``address`` is no unix socket.
+        """
+        self.path = socket_path(address)
         self._calls = Calls()
         self._services: dict[str, Any] = {
             "Identity": Identity(
@@ -84,36 +92,45 @@ class CsiServer:
         if provisioners is not None:
             self._services["Controller"] = Controller(provisioners, self._calls)
 
-    async def run(self, address: str, *, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; ``task_status`` is told when calls are answered.
+    async def serve(
+        self,
+        stop: anyio.Event,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stop`` is set; ``task_status`` is told when calls are answered.
+
+        What is under way then is cancelled, which undoes it, and the socket's file goes.
 
         Raises:
             InvalidSpec: the address cannot be listened on, or somebody does already.
-
-        Cancellation: what was under way has been undone or ended; the socket is gone.
         """
-        path = socket_path(address)
-        await host_call(lambda: _clear(path))
+        await host_call(lambda: _clear(self.path))
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         for name, service in self._services.items():
             server.add_generic_rpc_handlers((_handler(name, service),))
-        before = os.umask(0o177)
+        before = os.umask(0o177)  # root alone may connect, from the first moment on
         try:
-            server.add_insecure_port(f"unix:{path}")
+            server.add_insecure_port(f"unix:{self.path}")
         except RuntimeError as error:
-            raise InvalidSpec("address", address, f"cannot be listened on ({error})") from error
+            raise InvalidSpec(
+                "address", str(self.path), f"cannot be listened on ({error})"
+            ) from error
         finally:
             os.umask(before)
         await server.start()
         try:
             task_status.started()
-            await anyio.sleep_forever()
+            await stop.wait()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._calls.stop()
                 await server.stop(GRACE_S)
                 with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+                    self.path.unlink()
+
+    def reload(self) -> None:
+        """SIGHUP: there is nothing that could be looked at again."""
 
 
 def _handler(name: str, service: Any) -> grpc.GenericRpcHandler:

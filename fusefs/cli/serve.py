@@ -104,7 +104,7 @@ class Choice:
 @click.option(
     "--controller/--node",
     default=None,
-    help="Of the services of CSI only the one that makes volumes, or only the one that mounts them.",
+    help="Of CSI only the service that makes volumes, or only the one that mounts them.",
 )
 @common_options
 def serve(
@@ -115,7 +115,7 @@ def serve(
     node_id: str,
     controller: bool | None,
 ) -> None:
-    """Serve container engines and orchestrators; ends on SIGTERM and leaves all volumes as they are.
+    """Serve container engines and orchestrators; ends on SIGTERM, volumes stay as they are.
 
     Uses the sockets of systemd where it passes any. SIGHUP has it look for volumes whose
     containers are gone.

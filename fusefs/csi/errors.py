@@ -35,7 +35,13 @@ CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
     (Code.PERMISSION_DENIED, (iscsi.AuthorizationFailed,)),
     (
         Code.UNAVAILABLE,
-        (iscsi.ConnectError, iscsi.TargetUnavailable, iscsi.LoginTimeout, iscsi.ConnectionLost),
+        (
+            iscsi.ConnectError,
+            iscsi.TargetUnavailable,
+            iscsi.LoginTimeout,
+            iscsi.ConnectionLost,
+            volume.WorkerFailed,
+        ),
     ),
     (Code.DEADLINE_EXCEEDED, (volume.Timeout, iscsi.TaskTimeout)),
     # Somebody must change something at the volume, the target or this node first.

@@ -118,7 +118,7 @@ class Driver(Closing):
     def begin(self) -> None:
         self.start()
 
-    def start(self, **environment: str) -> None:
+    def start(self) -> None:
         """Start it and wait until it takes calls."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -126,11 +126,18 @@ class Driver(Closing):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**self._environment, **environment},
+                env=self._environment,
             )
+        self.await_answers()
+
+    def _died(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def await_answers(self) -> None:
+        """Wait until it takes calls; the client is another one then."""
         deadline = time.monotonic() + READY_S
         while not self._answers():
-            assert self._process.poll() is None, self.log.read_text()[-2000:]
+            assert not self._died(), self.log.read_text()[-2000:]
             assert time.monotonic() < deadline, self.log.read_text()[-2000:]
             time.sleep(0.02)
         # A channel that once found nobody waits longer and longer before it looks again.

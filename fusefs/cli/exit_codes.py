@@ -152,7 +152,12 @@ class TooSmall(Exception):
     """The destination of a copy has no room for the source."""
 
 
+class AlreadyServed(volume.VolumeError):
+    """Another process serves here already."""
+
+
 _BY_CLASS[TooSmall] = NO_SPACE
+_BY_CLASS[AlreadyServed] = BUSY
 
 
 def status_of(error: BaseException) -> int:

@@ -231,7 +231,8 @@ class KnownVolumes:
     async def restore(self) -> RestoreReport:
         """At a start: clear what was cut off, take down what nobody uses, keep the rest.
 
-        Never waits for a target: what cannot be written out stays, and is told as a problem.
+        What cannot be written out, because its target is away, stays and is told as a problem; a
+        target that is only silent is waited for as long as a flush may take.
         """
         report = await self._manager.restore()
         definitions = await host_call(self._catalog.all)

@@ -178,7 +178,9 @@ class Node:
 
     async def _unpublish(self, name: str, target: str) -> None:
         volume = await self._look(name)
-        if volume is not None:
+        if volume is None:
+            await self._manager.ensure_gone(name)
+        else:
             place = await places.resolve(target)
             if volume.mountpoint == place or await self._is_beginning(volume):
                 await self._manager.ensure_gone(name, force=volume.failed)
@@ -207,6 +209,7 @@ class Node:
     async def _unstage(self, name: str, path: str) -> None:
         volume = await self._look(name)
         if volume is None:
+            await self._manager.ensure_gone(name)
             return
         if volume.mountpoint and volume.mountpoint != await places.resolve(path):
             return  # it is staged elsewhere, and here is nothing

@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 from tests.support.csi_cluster import MEBI, Cluster, Disk
-from tests.support.csi_driver import Kubelet, assert_nothing_left, mounted_below, states
+from tests.support.csi_driver import Kubelet, assert_nothing_left, end_all, mounted_below, states
 from tests.support.csi_killed import KilledDriver
 from tests.support.tgt import TgtServer
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.tgt]
 POD = "pod-1"
 CALLS = ("NodeStageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume")
 LOOKS = ("NodeGetVolumeStats", "NodeExpandVolume")
-FEW = 4
+FEW = 5
 
 
 @dataclass
@@ -118,13 +118,14 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TgtServer
 
 
 @pytest.fixture(params=["filesystem", "block", "inline"])
-def life(request: pytest.FixtureRequest, ground: tuple[TgtServer, KilledDriver]) -> Life:
+def life(request: pytest.FixtureRequest, ground: tuple[TgtServer, KilledDriver]) -> Iterator[Life]:
     tgt, driver = ground
     disk = Cluster(tgt, driver).new_disk()
     kind = request.param
     made = Life(tgt, driver, disk, block=kind == "block", inline=kind == "inline")
     made.number = disk.tid * 1000
-    return made
+    yield made
+    end_all(driver)
 
 
 def methods_of(life: Life) -> tuple[str, ...]:

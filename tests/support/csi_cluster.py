@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.csi_driver import Client, Driver, assert_nothing_left
+from tests.support.csi_driver import Client, Driver, assert_nothing_left, end_all
 from tests.support.tgt import TgtServer
 
 MEBI = 1 << 20
@@ -64,5 +64,8 @@ def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
 @pytest.fixture
 def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
     """For one test, which must leave nothing."""
-    yield running_cluster
-    running_cluster.check()
+    try:
+        yield running_cluster
+        running_cluster.check()
+    finally:
+        end_all(running_cluster.driver)

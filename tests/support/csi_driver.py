@@ -17,11 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import anyio
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from fusefs.csi.wire import csi_pb2 as csi
+from fusefs.host import LinuxHost
+from fusefs.volume.manager import VolumeManager
 from tests.support import processes
 from tests.support.closing import Closing
 
@@ -324,6 +327,17 @@ def assert_nothing_left(driver: Driver) -> None:
             assert str(driver.base) not in loop.read_text()
         except FileNotFoundError:
             continue
+
+
+def end_all(driver: Driver) -> None:
+    """What a failed test left behind goes, so that it does not fail the next one."""
+
+    async def end() -> None:
+        manager = VolumeManager(LinuxHost(), driver.run_dir, driver.state_dir)
+        for volume in await manager.status():
+            await manager.ensure_gone(volume.name, force=True)
+
+    anyio.run(end)
 
 
 def states(driver: Driver) -> list[dict[str, Any]]:

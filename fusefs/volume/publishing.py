@@ -86,11 +86,23 @@ class Publishing(VolumeAccess):
             return
 
     async def _take_away(self, volume: Pieces, path: str) -> None:
-        await volume.unmount(path)
-        for bind in volume.state.binds:
-            if bind.directory == path:
-                await volume.remove_made(bind)
-        await volume.save(binds=tuple(b for b in volume.state.binds if b.directory != path))
+        """Unmount what is there of the volume, and what was made for it."""
+        before = volume.state.binds
+        going = tuple(bind for bind in before if bind.directory == path)
+        rest = tuple(bind for bind in before if bind.directory != path)
+        if not going:
+            await volume.unmount(path)
+            return
+        # From here on nobody relies on it: a crash leaves what is finished or cleared, no failure.
+        await volume.save(binds=(*rest, *(replace(bind, pending=True) for bind in going)))
+        try:
+            await volume.unmount(path)
+        except BaseException:
+            await shielded(functools.partial(volume.save, binds=before))
+            raise
+        for bind in going:
+            await volume.remove_made(bind)
+        await volume.save(binds=rest)
 
     async def _publish(
         self,

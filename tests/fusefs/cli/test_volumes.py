@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from fusefs.cli import exit_codes
+from fusefs.spec import VolumeSpec
+from fusefs.volume.catalog import Catalog, Definition
 from tests.fusefs.cli.harness import IQN, MEBI, MUTUAL_SECRET, SECRET, USER, Cli
 from tests.support.tgt import TgtServer
 
@@ -297,3 +299,35 @@ def test_a_signal_at_any_step_of_a_mount(
         assert done.err.count("\n") == 1, done
         assert cli.volumes() == []
     disks.wait_sessions(0)
+
+
+def test_another_disk_is_refused_until_the_first_is_forgotten(
+    disks: TgtServer, cli: Cli, tmp_path: Path
+) -> None:
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    mount = ("mount", disks.url(1, 1), directory, "--name", "m", "--format-if-blank")
+    assert cli(*mount).status == 0
+    cli("forget", "m").failed(exit_codes.IN_USE, "it is attached")
+    assert cli("umount", "m").status == 0
+    with (tmp_path / "lun1").open("r+b") as disk:
+        disk.truncate(0)
+        disk.truncate(SIZE)
+    cli(*mount).failed(exit_codes.IO, "holds nothing that is known", "`pyscsi-init forget m`")
+    assert not any((tmp_path / "lun1").read_bytes())
+    assert cli("forget", "m", "--json").json == {"name": "m", "forgotten": True}
+    cli("forget", "m").failed(exit_codes.NO_VOLUME)
+    assert cli(*mount, "--fsck", "force").status == 0
+    assert cli("umount", "m").status == 0
+
+
+def test_a_volume_that_is_defined_is_shown(cli: Cli, tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "state" / "volumes")
+    (tmp_path / "state" / "volumes").mkdir(parents=True)
+    spec = VolumeSpec(name="data", url=f"iscsi://192.0.2.7/{IQN}/1", read_only=True)
+    catalog.save(Definition(spec=spec, created_at="2026-01-01T00:00:00Z", owner="test"))
+    (found,) = cli("status", "--json").json
+    assert (found["name"], found["state"], found["read_only"]) == ("data", "defined", True)
+    assert "defined" in cli("status", "data").out
+    assert cli("forget", "data").status == 0
+    assert cli("status", "--json").json == []

@@ -6,9 +6,10 @@ audit hook), each call that changes the host, before and after it, each request 
 step that the worker tells of. Nothing of this is in the code that is tested: the host and the
 holder client are handed to a manager anyway.
 
-It is run once as a helper, which has everything imported and forks a process for each case:
-it reads one JSON object a line (case, base, url, operation, at, whom) and answers with its wait
-status. A process that is not killed writes the names of its steps to ``<base>/steps``.
+It is run once as a helper, in a mount namespace of its own, so that no container of another test
+holds copies of its mounts. It has everything imported, and forks a process for each request: one
+JSON object a line, ``run`` an operation or ``check`` what it left; it answers with the wait status.
+A run that is not killed writes the names of its steps to ``<base>/steps``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,9 @@ class Steps:
     def arm(self) -> None:
         self._armed = True
 
+    def disarm(self) -> None:
+        self._armed = False
+
     def hit(self, name: str) -> None:
         if not self._armed:
             return
@@ -129,6 +134,8 @@ class Steps:
         else:
             return
         text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
+        if event == "os.mkdir" and os.path.isdir(text):
+            return  # which changes nothing
         if text.startswith(self._base) and "/locks/" not in text:
             name = text.removeprefix(self._base).replace(str(os.getpid()), "PID")
             self.hit(f"{event} {name}")
@@ -239,26 +246,31 @@ OPERATIONS: dict[str, Callable[[Case], Awaitable[None]]] = {
 }
 
 
-def run(request: Mapping[str, Any]) -> None:
-    os.environ[CASE_VARIABLE] = request["case"]
-    steps = Steps(request["case"], request["base"], request["at"], request["whom"])
+def run(base: str, url: str, case: str, operation: str, at: int, whom: str) -> None:
+    """Run an operation and end at its step ``at``; with 0 it goes on to its end."""
+    os.environ[CASE_VARIABLE] = case
+    steps = Steps(case, base, at, whom)
     sys.addaudithook(steps.audit)
-    case = Case(request["base"], request["url"], steps)
-    anyio.run(OPERATIONS[request["operation"]], case)
-    steps.arm = lambda: None  # type: ignore[method-assign]
-    steps._armed = False
-    (case.base / "steps").write_text("\n".join(steps.names))
+    stage = Case(base, url, steps)
+    anyio.run(OPERATIONS[operation], stage)
+    steps.disarm()
+    (stage.base / "steps").write_text("\n".join(steps.names))
 
 
 def main() -> None:
+    from tests.fusefs.volume.crash_checks import check
+
+    verbs: dict[str, Callable[..., None]] = {"run": run, "check": check}
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if not child:
             status = 1
             try:
-                run(request)
+                verbs[request.pop("do")](**request)
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(status)

@@ -11,41 +11,40 @@ all.
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
-from fusefs.host import LinuxHost
-from fusefs.spec import VolumeSpec
-from fusefs.volume.known import KnownVolume, KnownVolumes
-from fusefs.volume.manager import VolumeManager
 from tests.fusefs.volume import crashing
 from tests.fusefs.volume.node import IQN, SIZE
 from tests.support import processes
 from tests.support.closing import Closing
+from tests.support.requirements import require
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
-STAYS = ("locks/", "steps", "initiatorname", "run/holder")
-"""What no volume leaves, but the node."""
+NAMESPACE = ("unshare", "--mount", "--propagation", "private")
 
 
 class Helper(Closing):
     """The process that forks the processes of the cases."""
 
     def begin(self) -> None:
+        require(NAMESPACE[0])
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - close() closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fusefs.volume.crashing"],
+            [*NAMESPACE, sys.executable, "-m", "tests.fusefs.volume.crashing"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             env=processes.environment(),
             cwd=Path(__file__).parents[3],
             text=True,
@@ -57,143 +56,70 @@ class Helper(Closing):
         self._process.stdin.close()
         self._process.wait(60)
         self._process.stdout.close()
+        self._log.close()
 
-    def run(self, request: dict[str, object]) -> int:
-        """Run one case; its wait status."""
+    def ask(self, **request: object) -> int:
+        """Have a process do something; its wait status."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-
-class Case:
-    """One run of an operation on a blank LUN, and the start of a front door after it."""
-
-    def __init__(
-        self, stage: Stage, operation: str, at: int = 0, whom: str = "nobody", *, into: Path
-    ) -> None:
-        self._stage = stage
-        self._operation = operation
-        self._whom = whom
-        self._name = uuid.uuid4().hex
-        self.base = into / self._name
-        self.base.mkdir()
-        self._manager = VolumeManager(LinuxHost(), self.base / "run", self.base / "state")
-        self._known = KnownVolumes(self._manager)
-        self.status = stage.helper.run(
-            {
-                "case": self._name,
-                "base": str(self.base),
-                "url": stage.url,
-                "operation": operation,
-                "at": at,
-                "whom": whom,
-            }
-        )
-
-    def check(self) -> None:
-        """Restore, look, use, release, remove; then nothing may be left."""
-        if self._whom == "all":
-            assert crashing.of_case(self._name) == []
-            self._stage.tgt.wait_sessions(0, timeout=30)
-        try:
-            anyio.run(self._check)
-        except BaseException:
-            anyio.run(self._end_by_force)
-            raise
-        self._assert_gone()
-        files = [str(p.relative_to(self.base)) for p in self.base.rglob("*") if not p.is_dir()]
-        assert [file for file in files if not any(part in file for part in STAYS)] == []
-        done = subprocess.run(
-            ["e2fsck", "-fn", self._stage.disk], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout
-
-    async def _check(self) -> None:
-        report = await self._known.restore()
-        assert report.problems == [], report
-        assert report.busy == [], report
-        volumes = await self._known.list()
-        written = self._operation in ("release", "publish")
-        if not volumes:
-            assert self._operation == "remove"
-            spec = VolumeSpec(name="data", url=self._stage.url)
-            await self._known.define(spec, owner="test")
-        elif volumes[0].users:
-            assert volumes[0].users == {"one": 1}
-            self._assert_there(volumes[0])
-        else:
-            assert volumes[0].status is None
-            await anyio.to_thread.run_sync(self._assert_gone)
-        path = await self._known.use("data", "next")
-
-        def read_and_write() -> None:
-            if written:
-                assert (path / "file").read_text() == crashing.MESSAGE
-            (path / "other").write_text("after the crash")
-            os.sync()
-
-        await anyio.to_thread.run_sync(read_and_write)
-        assert (await self._known.get("data")).status.state == "mounted"
-        await self._known.release("data", "next")
-        await self._known.release("data", "one")
-        await self._known.remove("data")
-
-    async def _end_by_force(self) -> None:
-        for volume in await self._manager.status():
-            await self._manager.ensure_gone(volume.name, force=True)
-
-    def _assert_there(self, volume: KnownVolume) -> None:
-        """As a whole: alive and mounted, or, where all were killed, known to be dead."""
-        assert volume.status is not None
-        if self._whom == "all":
-            assert volume.status.state == "failed", volume
-            return
-        assert volume.status.state == "mounted", volume
-        bound = {bind.directory for bind in volume.status.binds}
-        for place in (self.base / "bound", self.base / "device"):
-            assert place.exists() == (str(place) in bound)
-
-    def _assert_gone(self) -> None:
-        with open("/proc/self/mountinfo") as table:
-            assert str(self.base) not in table.read()
-        loops = [device.backing_file for device in LinuxHost().loop_list()]
-        assert [file for file in loops if str(self.base) in file] == []
-        for directory in ("run/volumes", "run/uses", "state/mounts"):
-            there = self.base / directory
-            assert not there.exists() or os.listdir(there) == []
-        assert not (self.base / "bound").exists()
-        assert not (self.base / "device").exists()
-        self._stage.tgt.wait_sessions(0, timeout=30)
+    def said(self) -> str:
+        """The end of what was written on standard error."""
+        self._log.seek(0)
+        return self._log.read()[-4000:]
 
 
 class Stage:
     """One LUN, for one case after the other."""
 
     def __init__(self, base: Path, tgt: TgtServer, helper: Helper) -> None:
-        self.tgt = tgt
-        self.helper = helper
-        self.disk = base / "disk"
+        self._tgt = tgt
+        self._helper = helper
+        self._disk = base / "disk"
         self._base = base
         tid = tgt.new_target(IQN)
-        tgt.add_lun(tid, 1, self.disk, size_bytes=SIZE)
-        self.url = tgt.url(tid, 1)
-
-    def case(self, *arguments: object) -> Case:
-        """A case on a blank LUN."""
-        with self.disk.open("r+b") as disk:
-            disk.truncate(0)
-            disk.truncate(SIZE)
-        return Case(self, *arguments, into=self._base)  # type: ignore[arg-type]
+        tgt.add_lun(tid, 1, self._disk, size_bytes=SIZE)
+        self._url = tgt.url(tid, 1)
 
     def steps(self, operation: str) -> list[str]:
         """The steps of an operation that nobody kills."""
-        case = self.case(operation)
-        assert case.status == 0
-        names = (case.base / "steps").read_text().split("\n")
-        case.check()
-        return names
+        return self._case(operation, 0, "nobody")
+
+    def crash(self, operation: str, at: int, whom: str) -> None:
+        """Kill an operation at a step, and see what is left, and what can be done with it."""
+        self._case(operation, at, whom)
+
+    def _case(self, operation: str, at: int, whom: str) -> list[str]:
+        with self._disk.open("r+b") as disk:
+            disk.truncate(0)
+            disk.truncate(SIZE)
+        name = uuid.uuid4().hex
+        base = self._base / name
+        base.mkdir()
+        case = {
+            "base": str(base),
+            "url": self._url,
+            "case": name,
+            "operation": operation,
+            "whom": whom,
+        }
+        status = self._helper.ask(do="run", at=at, **case)
+        if at:
+            assert status == signal.SIGKILL, f"it ended with {status}: {self._helper.said()}"
+        else:
+            assert status == 0, self._helper.said()
+        if whom == "all":
+            self._tgt.wait_sessions(0, timeout=30)
+        assert self._helper.ask(do="check", **case) == 0, self._helper.said()
+        self._tgt.wait_sessions(0, timeout=30)
+        done = subprocess.run(
+            ["e2fsck", "-fn", self._disk], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        return [] if at else (base / "steps").read_text().split("\n")
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +137,10 @@ def crash_at(
     first = len(operation) % every + 1
     cases = range(first, len(names) + 1, every)
     for at in cases:
-        case = stage.case(operation, at, whom)
-        told = f"{operation}, {whom} killed at step {at} of {len(names)}: {names[at - 1]}"
         try:
-            assert os.WIFSIGNALED(case.status), f"it ended with {case.status}"
-            case.check()
+            stage.crash(operation, at, whom)
         except BaseException as error:
+            told = f"{operation}, {whom} killed at step {at} of {len(names)}: {names[at - 1]}"
             error.add_note(told)
             raise
     with capsys.disabled():

@@ -203,6 +203,19 @@ async def test_a_bind_that_fails_leaves_nothing(bench: Bench, after: bool) -> No
     bench.assert_nothing_left()
 
 
+async def test_a_place_that_is_in_use_stays_as_it_was(bench: Bench) -> None:
+    bench.format()
+    await bench.manager.ensure_mounted(bench.spec(), bench.mountpoint)
+    status = await bench.manager.ensure_published("data", bench.base / "bound")
+    bench.host.users[str(bench.base / "bound")] = [ProcessUser(4711, "backup", "open file")]
+    with pytest.raises(MountBusy, match="backup"):
+        await bench.manager.ensure_unpublished("data", bench.base / "bound")
+    assert (await bench.manager.get("data")).binds == status.binds
+    bench.host.users.clear()
+    await bench.manager.ensure_gone("data")
+    bench.assert_nothing_left()
+
+
 @pytest.mark.parametrize("is_bound", [False, True])
 async def test_a_bind_that_was_cut_off_is_no_failure_and_is_cleared(
     bench: Bench, is_bound: bool

@@ -15,7 +15,7 @@ DEMO_PACKAGES := python3 python3-venv e2fsprogs xfsprogs btrfs-progs util-linux 
 	busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev pkg-config gcc \
 	libc6-dev python3-dev qemu-utils qemu-block-extra lvm2 fdisk dosfstools \
-	iproute2 procps user-mode-linux kmod qemu-system-common libnbd-bin \
+	iproute2 procps systemd user-mode-linux kmod qemu-system-common libnbd-bin \
 	open-isns-server open-isns-utils \
 	podman conmon runc docker-compose postgresql
 BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \

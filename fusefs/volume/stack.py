@@ -11,12 +11,14 @@ It knows neither how a step is done (that is the host's and the worker's), nor w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -99,6 +101,7 @@ class Composition(Pieces):
         self._admission = admission
         self._pin = pin
         self._content = ""
+        self._is_new = False
         self._brings_up = brings_up
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -217,6 +220,7 @@ class Composition(Pieces):
         await self.call(self.host.mkfs, device.path, fstype)
         made = await self.call(self.host.probe, device.path)
         self._content = witness_of(made.fstype, made.uuid)
+        self._is_new = True
         return fstype
 
     # -- mount, bind ------------------------------------------------------------------------------
@@ -234,6 +238,8 @@ class Composition(Pieces):
             options=self.state.spec.mount_options,
             read_only=self.state.spec.read_only,
         )
+        if self._is_new:
+            await self.call(_leave_it_empty, self.mountpoint)
 
     async def bind(self, bind: Bind, undo: AsyncExitStack) -> None:
         """Bind the mounted filesystem to another directory, or the loop device onto a file."""
@@ -262,3 +268,11 @@ class Composition(Pieces):
             if self._pin is not None:
                 await host_call(functools.partial(self._pin, self.state, self._content))
             await self.save(phase="mounted" if self.mountpoint else "attached")
+
+
+def _leave_it_empty(mountpoint: str) -> None:
+    """A new ext4 has a directory lost+found, which e2fsck makes again when it needs it. Container
+    engines fill a volume from an image only if it is empty, and so want databases their
+    directory. Blocks."""
+    with contextlib.suppress(OSError):
+        Path(mountpoint, "lost+found").rmdir()

@@ -60,15 +60,19 @@ class DockerEngine(Closing):
         live_restore: bool = False,
         network: NetworkNamespace | None = None,
         plugin: bool = True,
+        hold_socket: bool = False,
     ) -> None:
         """``network``: dockerd may make bridges and firewall rules in there, and the plugin looks
-        for its targets in there. ``plugin=False``: the test starts one when it likes."""
+        for its targets in there. ``plugin=False``: the test starts one when it likes.
+        ``hold_socket``: the plugin is given its socket, as systemd does it, so that dockerd's calls
+        wait while there is no plugin."""
         self._client, self._daemon = require("docker"), require("dockerd")
         self.directory = directory
         self.live_restore = live_restore
         self.namespace = MountNamespace(run=directory / "run", network=network)
         self._network = network
         self._with_plugin = plugin
+        self._listener = socket.socket(socket.AF_UNIX) if hold_socket else None
         self._dockerd: subprocess.Popen[bytes] | None = None
         self._plugin: subprocess.Popen[bytes] | None = None
         self._connections: set[int] = set()
@@ -78,6 +82,9 @@ class DockerEngine(Closing):
         """Start both; they answer on return."""
         self.namespace.begin()
         (self.directory / "run/docker/plugins").mkdir(parents=True)
+        if self._listener is not None:
+            self._listener.bind(self._through_root(PLUGIN_SOCKET))
+            self._listener.listen(64)
         if self._with_plugin:
             self.start_plugin()
         self.start_dockerd()
@@ -102,6 +109,7 @@ class DockerEngine(Closing):
             "PYSCSI_INIT_RUN_DIR": str(self.directory / "volumes"),
             "PYSCSI_INIT_STATE_DIR": str(self.directory / "state"),
             "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
         }
 
     def run(
@@ -147,7 +155,9 @@ class DockerEngine(Closing):
         """
         return self.run(self._client, *arguments, **options)
 
-    def start(self, *command: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, *command: str, log: Path | None = None, pass_fds: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
         """Start a command inside and return its process; it is the caller's to end."""
         with (log or self.directory / "started.log").open("ab") as out:
             return subprocess.Popen(
@@ -157,6 +167,7 @@ class DockerEngine(Closing):
                 stderr=out,
                 env=self.environment,
                 cwd=self.directory,
+                pass_fds=pass_fds,
                 start_new_session=True,
             )
 
@@ -229,8 +240,15 @@ class DockerEngine(Closing):
         Raises:
             DockerError: it does not come up in time; with its log.
         """
-        command = (sys.executable, "-m", "fusefs.cli", "serve", "--docker", PLUGIN_SOCKET)
-        process = self.start(*command, *options, log=self.directory / "plugin.log")
+        command = [sys.executable, "-m", "fusefs.cli", "serve", "--docker", PLUGIN_SOCKET, *options]
+        given = []
+        if self._listener is not None:
+            given = [self._listener.fileno()]
+            script = (
+                f'exec 3<&{given[0]}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=docker exec "$@"'
+            )
+            command = ["bash", "-c", script, "bash", *command]
+        process = self.start(*command, log=self.directory / "plugin.log", pass_fds=given)
         self._plugin = process
         deadline = time.monotonic() + START_S
         while not self._plugin_listens():
@@ -238,11 +256,13 @@ class DockerEngine(Closing):
                 raise DockerError(f"the plugin did not start\n{self.logs()}")
             time.sleep(0.05)
 
+    def _through_root(self, path: str) -> str:
+        """A path inside as it is seen from here; short, as the address of a socket has to be."""
+        return f"/proc/{self.namespace.pid}/root{path}"
+
     def _plugin_listens(self) -> bool:
-        # Through a descriptor of its directory, because the path may be too long for a socket.
-        path = f"/proc/{self.namespace.pid}/root{PLUGIN_SOCKET}"
         with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
-            client.connect(path)
+            client.connect(self._through_root(PLUGIN_SOCKET))
             return True
         return False
 
@@ -288,7 +308,7 @@ class DockerEngine(Closing):
         for name in ("dockerd.log", "plugin.log", "volumes/holder.log"):
             with contextlib.suppress(OSError):
                 lines = (self.directory / name).read_text(errors="replace").splitlines()
-                texts.append("\n".join([f"--- {name}", *lines[-25:]]))
+                texts.append("\n".join([f"--- {name}", *lines[-60:]]))
         return "\n".join(texts)
 
     def note_connections(self) -> None:
@@ -343,6 +363,8 @@ class DockerEngine(Closing):
         finally:
             self._end_the_rest()
             self.namespace.close()
+            if self._listener is not None:
+                self._listener.close()
 
     def _end_the_rest(self) -> None:
         """Whatever is still inside: what a killed dockerd leaves, and the volumes' processes."""
@@ -369,6 +391,8 @@ def _end(
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # Go and Python tell what they were at
+        time.sleep(1)
         process.kill()
         process.wait(STOP_S)
         raise DockerError(f"{name} did not end on {how.name}\n{logs()}") from None

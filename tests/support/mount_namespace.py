@@ -31,6 +31,7 @@ from .requirements import missing, require
 from .source import ROOT
 
 CLONE_NEWNS = 0x00020000
+PROGRAM = "tests.support.mount_namespace"
 READY = "ready"
 CONNECTIONS = "/sys/fs/fuse/connections"
 """Here the keeper mounts what shows the FUSE connections of the whole machine."""
@@ -67,7 +68,7 @@ class MountNamespace(Closing):
         """Make it."""
         self._run.mkdir(parents=True, exist_ok=True)
         keeper = self._keeper = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self._run)],
+            [sys.executable, "-m", PROGRAM, str(self._run)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

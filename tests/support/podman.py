@@ -16,7 +16,8 @@ from .closing import Closing
 from .dockerd import PLUGIN, PLUGIN_SOCKET, DockerEngine, DockerError
 from .requirements import require
 
-# Limits and a cgroup manager that a machine without systemd has too.
+# Limits and a cgroup manager that a machine without systemd has too; and as long for a Mount as
+# Docker grants, because Podman's own 5 s are short for a format.
 CONFIGURATION = f"""\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -24,6 +25,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
+volume_plugin_timeout = 110
 [engine.volume_plugins]
 "{PLUGIN}" = "{PLUGIN_SOCKET}"
 """

@@ -82,6 +82,7 @@ def test_no_transaction_fails(tmp_path: Path, storage: Storage, away_s: int) -> 
         storage.volume(engine, "data", portal=proxy.portal, size_bytes=512 * MEBI)
         database = Database(engine, "data")
         database.run("pgbench", "--initialize", "--quiet", "--scale=2", "postgres")
+        (volume,) = engine.volumes()
         log = engine.directory / "pgbench.log"
         bench = engine.start(
             *("docker", "exec", "database", "pgbench", f"--client={CLIENTS}", "--progress=1"),
@@ -89,7 +90,6 @@ def test_no_transaction_fails(tmp_path: Path, storage: Storage, away_s: int) -> 
             log=log,
         )
         wait_until(lambda: "progress: 2" in log.read_text(), START_S, "pgbench runs")
-        (volume,) = engine.volumes()
         proxy.refuse()
         proxy.cut()
         begun = time.monotonic()

@@ -9,6 +9,7 @@ purpose: ten of them, and whatever is killed under them, share a machine with ot
 
 from __future__ import annotations
 
+from tests.support import processes
 from tests.support.dockerd import DockerEngine
 from tests.support.images import WORKER
 from tests.support.waiting import wait_until
@@ -18,7 +19,7 @@ ROUND_S = 120.0
 
 SCRIPT = """\
 set -eu
-while [ ! -e /control/stop ]; do
+while [ ! -e /control/stop-$NAME ]; do
     fio --name=round --filename=/data/$NAME --rw=randwrite --bs=4k --size=512k --loops=2 \
         --ioengine=libaio --iodepth=4 --direct=1 --fsync=32 --rate_iops=150 \
         --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 \
@@ -30,13 +31,14 @@ done
 
 
 class Writers:
-    """``start`` one on each volume, wait for ``more_rounds``, ``finish`` and ``remove`` them."""
+    """``start`` one on each volume, wait for ``more_rounds``, then ``finish`` them."""
 
     def __init__(self, engine: DockerEngine) -> None:
         self._engine = engine
         self._control = engine.directory / "control"
         self._control.mkdir()
         self.names: list[str] = []
+        self._pids: dict[str, int] = {}
 
     def start(self, volume: str, name: str = "", *, options: str = "") -> str:
         """Start one on a volume; several may share one, each with a file of its own. ``options``
@@ -49,12 +51,18 @@ class Writers:
             *(WORKER, "/bin/sh", "-c", SCRIPT),
         )
         self.names.append(name)
+        pid = self._engine.docker("inspect", "--format", "{{.State.Pid}}", name)
+        self._pids[name] = int(pid)
         return name
 
     def rounds(self, name: str) -> int:
         """How many rounds a writer has done."""
         file = self._control / name
         return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def lives(self, name: str) -> bool:
+        """Whether the first process of a container lives; asks no engine."""
+        return processes.is_alive(self._pids[name])
 
     def check_running(self) -> None:
         """Every one of them still runs.
@@ -86,22 +94,24 @@ class Writers:
             raise AssertionError(f"no further: {missing()}\n{self._engine.logs()}") from None
         self.check_running()
 
-    def finish(self) -> None:
-        """Let each end its round and itself.
+    def finish(self, *names: str) -> None:
+        """Let these, or all, end their round and themselves, and remove the containers.
 
         Raises:
             AssertionError: one of them saw an error.
         """
-        (self._control / "stop").touch()
-        statuses = self._engine.docker("wait", *self.names).split()
-        (self._control / "stop").unlink()
-        for name, status in zip(self.names, statuses, strict=True):
+        wanted = list(names) or list(self.names)
+        for name in wanted:
+            (self._control / f"stop-{name}").touch()
+        statuses = self._engine.docker("wait", *wanted).split()
+        for name, status in zip(wanted, statuses, strict=True):
             printed = "" if status == "0" else self._engine.docker("logs", name, check=False)
             assert status == "0", f"{name} ended with {status}: {printed[-2000:]}"
+        self.remove(*wanted)
 
-    def remove(self, *names: str, force: bool = False) -> None:
-        """Remove these containers, or all."""
+    def remove(self, *names: str) -> None:
+        """Remove these containers, or all, whatever they do."""
         wanted = list(names) or list(self.names)
-        self._engine.docker("rm", *(["--force"] if force else []), *wanted)
+        self._engine.docker("rm", "--force", *wanted)
         for name in wanted:
             self.names.remove(name)

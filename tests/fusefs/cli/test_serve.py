@@ -239,3 +239,23 @@ def test_what_cannot_be_served_is_a_usage_error(
     )
     assert done.returncode == 2
     assert why in done.stderr
+
+
+@pytest.mark.root
+def test_without_the_extra_it_says_which_one(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from fusefs.cli.app import run_command\n"
+        "sys.exit(run_command(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "serve", "--docker", str(tmp_path / "plugin.sock")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=Plugin(tmp_path).environment,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "pip install 'pyscsi-init[docker]'" in done.stderr

@@ -226,6 +226,8 @@ class VolumeManager(Publishing, Restoring):
             try:
                 return await self._end(name, force, mounted=True)
             except NoSuchVolume:
+                # The directory goes last, and who removed it may have been killed before that.
+                await self._pieces(placeholder_state(name)).remove_files()
                 return None
 
     async def forget(self, name: str) -> bool:

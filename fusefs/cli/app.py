@@ -40,6 +40,7 @@ COMMANDS = {
     "upgrade": "upgrade",
     "resize": "resize",
     "status": "status",
+    "convert": "convert",
     "doctor": "doctor",
     "demo": "demo",
 }

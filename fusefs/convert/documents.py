@@ -17,13 +17,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import DocumentStartEvent, ScalarEvent
+from ruamel.yaml.events import DocumentEndEvent, DocumentStartEvent, ScalarEvent
 
 from fusefs.errors import InvalidSpec
 
 # Lines are never folded anew: what was one line is one line.
 _WIDTH = 1 << 20
-_MARKER = re.compile(r"\A((?:[ \t]*(?:#[^\n]*)?\n)*---[ \t]*(?:#[^\n]*)?\n)")
+_MARKER = re.compile(r"\A((?:[ \t]*(?:[#%][^\n]*)?\n)*---[ \t]*(?:#[^\n]*)?\n)")
 _SEQUENCE = re.compile(
     r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)- ", re.M
 )
@@ -43,12 +43,10 @@ class Document:
         """The text of ``content`` as it is now."""
         marker = _MARKER.match(self.text)
         head = marker[1] if marker else ""
-        newline = "\r\n" if "\r\n" in self.text else "\n"
         body = dump(self.content, self.text)
         missing = _comments(self.text) - _comments(head + body)
         kept = "".join(f"{text}\n" for text in missing.elements())
-        # Without a marker of its own, a comment above would change places with those of the file.
-        return (head + kept + body).replace("\r\n", "\n").replace("\n", newline)
+        return head + kept + body
 
 
 def load(text: str, file: str) -> list[Document]:
@@ -58,12 +56,16 @@ def load(text: str, file: str) -> list[Document]:
         InvalidSpec: it is no YAML; the error names document and line.
     """
     starts: list[int] = []
-    number = 0
+    end = number = 0
     try:
         for event in _yaml().parse(io.StringIO(text)):
             if isinstance(event, DocumentStartEvent):
                 number += 1
-                starts.append(event.start_mark.index if starts else 0)
+                starts.append(end)  # directives come before the event
+            elif isinstance(event, DocumentEndEvent):
+                end = event.end_mark.index
+                if event.explicit:
+                    end = text.find("\n", end) + 1 or len(text)
     except YAMLError as error:
         raise _broken(file, number or 1, error, text) from None
     documents = []

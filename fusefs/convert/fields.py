@@ -99,6 +99,26 @@ class Fields:
         value = self.value(name)
         return None if value is None else Fields(self.place.at(name), value)
 
+    def shape(self, *, mappings: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> None:
+        """Refuse what Kubernetes would refuse, where these fields are there."""
+        for name, kind, noun in (
+            *((name, Mapping, "mapping of fields") for name in mappings),
+            *((name, list, "list") for name in lists),
+        ):
+            value = self.value(name)
+            if value is not None and not isinstance(value, kind):
+                raise self.place.at(name).error(value, f"is no {noun}")
+
+    def own(self, name: str) -> None:
+        """Refuse a field that a YAML merge key brings: it cannot be taken away here."""
+        for each in getattr(self.mapping, "merge", ()):
+            merged = each[1] if isinstance(each, tuple) else each  # it was a pair once
+            if name not in merged:
+                continue
+            raise self.place.at(name).error(
+                None, "comes from a YAML merge key (<<)", "write it out in this document"
+            )
+
 
 class Attributes(Fields):
     """``volumeAttributes``: every value is a string."""

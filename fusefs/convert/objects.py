@@ -159,16 +159,21 @@ def forget_the_server(document: MutableMapping[str, Any]) -> bool:
     Returns whether there was something.
     """
     found = document.pop("status", None) is not None
-    metadata = document.get("metadata") or {}
+    metadata = _mapping(document.get("metadata"))
     for key in SERVER_FIELDS:
         found |= metadata.pop(key, None) is not None
-    annotations = metadata.get("annotations")
+    annotations = _mapping(metadata.get("annotations"))
     if annotations:
         for key in SERVER_ANNOTATIONS:
             found |= annotations.pop(key, None) is not None
         if not annotations:
             del metadata["annotations"]
-    claim_ref = (document.get("spec") or {}).get("claimRef") or {}
+    claim_ref = _mapping(_mapping(document.get("spec")).get("claimRef"))
     for key in ("uid", "resourceVersion"):
         found |= claim_ref.pop(key, None) is not None
     return found
+
+
+def _mapping(value: Any) -> MutableMapping[str, Any]:
+    """What is none is refused elsewhere, where it matters."""
+    return value if isinstance(value, MutableMapping) else {}

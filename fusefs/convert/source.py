@@ -68,8 +68,9 @@ class Source:
             values["initiatorName"] = self.initiator_name
         if self.chap_discovery:
             values["chapAuthDiscovery"] = "true"
-        if self.chap_session:
-            values["chapAuthSession"] = "true"
+        # Without a word the driver uses what it finds in a Secret.
+        if self.chap_session or self.chap_discovery:
+            values["chapAuthSession"] = "true" if self.chap_session else "false"
         if self.read_only:
             values["readOnly"] = "true"
         return values
@@ -188,7 +189,6 @@ def read_node_manual(csi: Fields, report: Report) -> Source:
         lun=attributes.number("lun", 0, MAX_LUN),
         fs_type=csi.text("fsType"),
         read_only=csi.flag("readOnly"),
-        chap_session=secret is not None,
         secret=secret,
     )
 

@@ -60,7 +60,8 @@ class Conversion:
         Raises:
             InvalidSpec: something cannot be read; the error names document and field.
         """
-        documents = load(text, self.file)
+        newline = "\r\n" if "\r\n" in text else "\n"
+        documents = load(text.replace("\r\n", "\n"), self.file)
         for document in documents:
             self._volumes(document)
         touched = [self._document(document) for document in documents]
@@ -68,7 +69,7 @@ class Conversion:
         for document, (changed, more) in zip(documents, touched, strict=True):
             pieces.append(document.rewritten() if changed else document.text)
             pieces += [dump(each, document.text) for each in more]
-        return join(pieces) if self.report.converted else text
+        return join(pieces).replace("\n", newline) if self.report.converted else text
 
     # -- walking ----------------------------------------------------------------------------------
 
@@ -97,8 +98,12 @@ class Conversion:
         """PersistentVolumes first: their claims, anywhere in the file, go with them."""
         for place, content in self._objects(document):
             spec = content.get("spec")
-            if place.kind == "PersistentVolume" and _foreign(spec):
-                reference = spec.get("claimRef") or {}
+            reference = spec.get("claimRef") if isinstance(spec, Mapping) else None
+            if (
+                place.kind == "PersistentVolume"
+                and _foreign(spec)
+                and isinstance(reference, Mapping)
+            ):
                 self._claims.add((str(reference.get("namespace")), str(reference.get("name"))))
 
     def _document(self, document: Document) -> tuple[bool, list[CommentedMap]]:
@@ -129,7 +134,12 @@ class Conversion:
         key = "iscsi" if "iscsi" in spec else "csi"
         if "iscsi" in spec and "csi" in spec:
             raise place.at("spec").error(None, "has two volume sources, iscsi and csi", "keep one")
+        metadata = Fields(place.at("metadata"), content.get("metadata"))
+        metadata.shape(mappings=("annotations",))
         place = place.at("spec")
+        fields = Fields(place, spec)
+        fields.shape(mappings=("claimRef",), lists=("accessModes", "mountOptions"))
+        fields.own(key)
         source = self._read(place.at(key), spec[key], block=spec.get("volumeMode") == "Block")
         handle = place.name if key == "iscsi" else str(spec[key].get("volumeHandle") or place.name)
         if not place.name or not handle:
@@ -218,6 +228,7 @@ class Conversion:
 
     def _inline(self, place: Place, content: CommentedMap, volume: Any) -> None:
         key = "iscsi" if "iscsi" in volume else "csi"
+        Fields(place, volume).own(key)
         source = self._read(place.at(key), volume[key])
         namespace = place.namespace or self._default_namespace(place, "the claim")
         name = objects.volume_name(source, namespace)

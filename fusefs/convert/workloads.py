@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fusefs.convert.fields import Fields
 from fusefs.convert.report import Place
 
 _TEMPLATE = ("spec", "template", "spec")
@@ -30,11 +31,7 @@ def pod_spec(place: Place, content: Mapping[str, Any]) -> tuple[Any, Place]:
             return None, place
         found = found[step]
         place = place.at(step)
-    if not isinstance(found, Mapping):
-        raise place.error(found, "is no mapping of fields")
-    volumes = found.get("volumes")
-    if volumes is not None and not isinstance(volumes, list):
-        raise place.at("volumes").error(volumes, "is no list")
+    Fields(place, found).shape(lists=("volumes",))
     return found, place
 
 

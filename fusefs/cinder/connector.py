@@ -28,11 +28,12 @@ import anyio
 import sniffio
 
 from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
+from fusefs.cinder.ways import by_any_way
 from fusefs.errors import NoSuchVolume, NotAllowed, VolumeError
 from fusefs.host import LinuxHost
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
-from pyscsi_init.errors import ConnectError, IscsiError
+from pyscsi_init.errors import IscsiError
 from pyscsi_init.transport import host_initiator_name
 
 T = TypeVar("T")
@@ -254,18 +255,15 @@ def _require_root(what: str) -> None:
 
 
 async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatus:
-    """By the first way that answers; a way that is in use already comes first."""
-    specs = list(connection.specs())
+    """By the first way that answers."""
     try:
         present = (await manager.get(connection.name)).url
     except NoSuchVolume:
         present = ""
-    specs.sort(key=lambda spec: spec.url != present)
     for note in connection.notes:
         log.info("volume %s: %s", connection.name, note)
-    for spec in specs[:-1]:
-        try:
-            return await manager.ensure_attached(spec, connection.chap)
-        except ConnectError as error:
-            log.warning("volume %s: trying another target, because %s", connection.name, error)
-    return await manager.ensure_attached(specs[-1], connection.chap)
+    return await by_any_way(
+        connection.specs(),
+        lambda spec: manager.ensure_attached(spec, connection.chap),
+        present=present,
+    )

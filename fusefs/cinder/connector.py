@@ -29,8 +29,10 @@ import sniffio
 
 from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
 from fusefs.cinder.ways import by_any_way
-from fusefs.errors import NoSuchVolume, NotAllowed, VolumeError
+from fusefs.errors import DeviceBusy, NoSuchVolume, NotAllowed, VolumeError
 from fusefs.host import LinuxHost
+from fusefs.host.busy import device_users
+from fusefs.volume.hostcalls import host_call
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from pyscsi_init.errors import IscsiError
@@ -44,6 +46,9 @@ LOCK_SECONDS = 300.0
 expect to be served one after the other, not to be refused."""
 
 PROBE_BYTES = 4096
+
+OPEN_PATIENCE_S = 3.0
+"""For programs that only look at a device for a moment, as udev starts them."""
 
 
 def get_connector_properties(
@@ -185,17 +190,17 @@ class IscsiConnector:
         """Write out what is not written yet, log out, and take the device away; nothing there is
         fine.
 
-        With ``force`` it ends although data could not be written out. With ``ignore_errors`` a
-        failure is logged, not raised.
+        With ``force``, what cannot be ended in order is ended although it is in use or data could
+        not be written out. With ``ignore_errors`` a failure is logged, not raised.
 
         Raises:
-            MountBusy, DeviceBusy: somebody uses it; nothing was done.
+            MountBusy, DeviceBusy: somebody uses it (``pids``); nothing was done.
             VolumeError: it could not be ended in order.
         """
         _require_root("disconnect a volume")
         try:
             name = volume_name(connection_properties)
-            self._run(lambda manager: manager.ensure_gone(name, force=force))
+            self._run(functools.partial(_detach, name=name, force=force))
         except (VolumeError, IscsiError, OSError) as error:
             if not ignore_errors:
                 raise
@@ -234,6 +239,8 @@ class IscsiConnector:
     def _run(self, function: Callable[[VolumeManager], Awaitable[T]]) -> T:
         """Run one call to its end, whatever thread it comes from."""
 
+        _refuse_green_threads()
+
         async def main() -> T:
             manager = VolumeManager(
                 LinuxHost(), self._run_dir, self._state_dir, lock_timeout_s=LOCK_SECONDS
@@ -267,3 +274,40 @@ async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatu
         lambda spec: manager.ensure_attached(spec, connection.chap),
         present=present,
     )
+
+
+async def _detach(manager: VolumeManager, name: str, force: bool) -> None:
+    """In order; only if that fails, and it is wanted, by force: that may lose data."""
+    try:
+        await _refuse_if_open(manager, name)
+        await manager.ensure_gone(name)
+    except (VolumeError, IscsiError, OSError) as error:
+        if not force:
+            raise
+        log.warning("volume %r is ended by force, because %s", name, error)
+        await manager.ensure_gone(name, force=True)
+
+
+async def _refuse_if_open(manager: VolumeManager, name: str) -> None:
+    """Once a loop device was told to go it goes with its last user, whoever waits for that. Here
+    the device itself is what is handed out, so whoever has it open is asked for before."""
+    try:
+        loop = (await manager.get(name)).loop
+    except NoSuchVolume:
+        return
+    deadline = anyio.current_time() + OPEN_PATIENCE_S
+    while loop and (users := await host_call(functools.partial(device_users, loop))):
+        if anyio.current_time() >= deadline:
+            raise DeviceBusy(loop, users=users)
+        await anyio.sleep(0.1)
+
+
+def _refuse_green_threads() -> None:
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise NotAllowed(
+            "use a volume of Cinder in this process",
+            "eventlet has replaced its threads, and an event loop cannot run in the ones that it "
+            "puts there",
+            remedy="call it from a process that is not patched, such as a privsep daemon",
+        )

@@ -75,11 +75,12 @@ def connector(volumes: Volumes) -> IscsiConnector:
     )
 
 
-def write(path: str, offset: int, data: bytes) -> None:
+def write(path: str, offset: int, data: bytes, *, sync: bool = True) -> None:
     descriptor = os.open(path, os.O_WRONLY)
     try:
         assert os.pwrite(descriptor, data, offset) == len(data)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -226,9 +227,24 @@ def test_a_volume_in_use_stays(
     properties = exported.properties()
     info = connector.connect_volume(properties)
     with Path(info["path"]).open("rb"):
-        with pytest.raises(DeviceBusy):
+        with pytest.raises(DeviceBusy) as caught:
             connector.disconnect_volume(properties, info)
+        assert caught.value.pids == (os.getpid(),)
         connector.disconnect_volume(properties, info, ignore_errors=True)
-        assert connector.get_volume_paths(properties) == [info["path"]]
-    connector.disconnect_volume(properties, info, force=True)
+    write(info["path"], 0, b"still there")
+    with Path(info["path"]).open("rb"):
+        expect_logs("is ended by force, because .* is busy", logger="fusefs.cinder")
+        connector.disconnect_volume(properties, info, force=True)
     assert connector.get_volume_paths(properties) == []
+
+
+def test_force_loses_nothing_that_can_be_written(
+    exported: Exported, connector: IscsiConnector
+) -> None:
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    data = secrets.token_bytes(4 * MEBI)
+    write(info["path"], 0, data, sync=False)
+    connector.disconnect_volume(properties, info, force=True)
+    with exported.disk.open("rb") as disk:
+        assert disk.read(len(data)) == data

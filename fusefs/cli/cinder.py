@@ -83,7 +83,9 @@ def ways(spec: VolumeSpec, connection: Connection | None, name: str) -> tuple[Vo
 
 def tell(connection: Connection | None) -> None:
     """What was asked for and is not done, of a volume that is there now."""
-    for note in connection.notes if connection is not None else ():
+    if connection is None:
+        return
+    for note in connection.notes:
         output.warn(output.printable(f"{connection.name}: {note}"))
 
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "serve": "serve",
     "resize": "resize",
     "status": "status",
+    "convert": "convert",
     "doctor": "doctor",
     "demo": "demo",
 }

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 
 import click
 
-from fusefs.cli import output, runner
+from fusefs.cinder.connection import Connection
+from fusefs.cinder.ways import by_any_way
+from fusefs.cli import cinder, output, runner
+from fusefs.cli.cinder import cinder_option
 from fusefs.cli.exit_codes import HOST
 from fusefs.cli.options import LoginOptions, common_options, json_option, login_options
 from fusefs.cli.output import Invocation
@@ -140,9 +143,11 @@ def _bring_up(
 
 @click.command(
     epilog="\b\nExample:\n"
-    "  pyscsi-init attach iscsi://192.0.2.7/iqn.2026-01.org.example:disk1/1 --name disk1"
+    "  pyscsi-init attach iscsi://192.0.2.7/iqn.2026-01.org.example:disk1/1 --name disk1\n"
+    "  pyscsi-init attach --cinder connection.json"
 )
-@click.argument("url")
+@click.argument("url", required=False)
+@cinder_option
 @_volume_options
 @login_options(backend=False)
 @json_option
@@ -150,7 +155,8 @@ def _bring_up(
 @click.pass_obj
 def attach(
     invocation: Invocation,
-    url: str,
+    url: str | None,
+    connection: Connection | None,
     name: str,
     read_only: bool,
     on_disconnect: str | None,
@@ -160,7 +166,7 @@ def attach(
 ) -> None:
     """Make a LUN a block file of this host and print its path; a loop device lies over it."""
     spec = make_spec(
-        url,
+        cinder.first_url(url, connection),
         login,
         on_disconnect=on_disconnect,
         durability=durability,
@@ -168,9 +174,14 @@ def attach(
         read_only=read_only,
         fuse_channel=fuse,
     )
-    credentials = login.credentials(spec.address)
+    specs = cinder.ways(spec, connection, name)
+    credentials = cinder.credentials(login, spec, connection)
     require_root("attach a LUN")
-    volume = _bring_up(invocation, lambda step: _manager().attach(spec, credentials, step))
+    volume = _bring_up(
+        invocation,
+        lambda step: by_any_way(specs, lambda each: _manager().attach(each, credentials, step)),
+    )
+    cinder.tell(connection)
     if invocation.json:
         output.document(asdict(volume))
     else:
@@ -182,8 +193,9 @@ def attach(
     "  pyscsi-init mount iscsi://192.0.2.7/iqn.2026-01.org.example:disk1/1 /mnt/disk1"
     " --fstype xfs --format-if-blank"
 )
-@click.argument("url")
-@click.argument("directory", metavar="DIR")
+@click.argument("url", required=False)
+@click.argument("directory", metavar="DIR", required=False)
+@cinder_option
 @_volume_options
 @click.option(
     "--fstype",
@@ -206,8 +218,9 @@ def attach(
 @click.pass_obj
 def mount(
     invocation: Invocation,
-    url: str,
-    directory: str,
+    url: str | None,
+    directory: str | None,
+    connection: Connection | None,
     name: str,
     read_only: bool,
     on_disconnect: str | None,
@@ -220,10 +233,11 @@ def mount(
     login: LoginOptions,
 ) -> None:
     """Mount a LUN's file system on an empty directory."""
+    url, where = cinder.mount_arguments(url, directory, connection)
     wanted = [option for text in options for option in text.split(",") if option]
     read_only = read_only or "ro" in wanted
     spec = make_spec(
-        url,
+        cinder.first_url(url, connection),
         login,
         on_disconnect=on_disconnect,
         durability=durability,
@@ -235,11 +249,16 @@ def mount(
         fsck=fsck,
         mount_options=tuple(option for option in wanted if option not in ("ro", "rw")),
     )
-    credentials = login.credentials(spec.address)
+    specs = cinder.ways(spec, connection, name)
+    credentials = cinder.credentials(login, spec, connection)
     require_root("mount a LUN")
     volume = _bring_up(
-        invocation, lambda step: _manager().mount(spec, directory, credentials, step)
+        invocation,
+        lambda step: by_any_way(
+            specs, lambda each: _manager().mount(each, where, credentials, step)
+        ),
     )
+    cinder.tell(connection)
     if invocation.json:
         output.document(asdict(volume))
     else:

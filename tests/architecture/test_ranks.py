@@ -28,7 +28,7 @@ RANKS = {
         ("fuse",),
         ("process",),
         ("volume",),
-        ("docker", "csi", "cinder"),
+        ("docker", "csi", "cinder", "convert"),
         ("cli",),
     ),
 }

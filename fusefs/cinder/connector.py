@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connector as OpenStack knows them: ``connect_volume``, ``disconnect_volume`` and the rest.
+
+The names, arguments and answers are those of os-brick's ``InitiatorConnector``, so the class may
+stand wherever one is expected, alone or with that class beside it as a base; os-brick itself is not
+needed. Its callers are synchronous, in threads, and call again what they are not sure of: every
+call runs on an event loop of its own, waits for another one on the same volume, and finds done what
+is done.
+
+No password is kept: each call reads the ``connection_properties`` that it is given. A volume of
+Cinder is called ``cinder-<volume id>`` in ``pyscsi-init status``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import logging
+import os
+import platform
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import sniffio
+
+from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
+from fusefs.cinder.ways import by_any_way
+from fusefs.errors import DeviceBusy, NoSuchVolume, NotAllowed, VolumeError
+from fusefs.host import LinuxHost
+from fusefs.host.busy import device_users
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.manager import VolumeManager
+from fusefs.volume.status import VolumeStatus
+from pyscsi_init.errors import IscsiError
+from pyscsi_init.transport import host_initiator_name
+
+T = TypeVar("T")
+log = logging.getLogger("fusefs.cinder")
+
+LOCK_SECONDS = 300.0
+"""How long a call waits for another one on the same volume: its login may take a while, and callers
+expect to be served one after the other, not to be refused."""
+
+PROBE_BYTES = 4096
+
+OPEN_PATIENCE_S = 3.0
+"""For programs that only look at a device for a moment, as udev starts them."""
+
+
+def get_connector_properties(
+    root_helper: str | None,
+    my_ip: str,
+    multipath: bool,
+    enforce_multipath: bool,  # noqa: ARG001  (several portals always work)
+    host: str | None = None,
+    execute: Callable[..., Any] | None = None,  # noqa: ARG001  (nothing is executed)
+) -> dict[str, Any]:
+    """What Cinder is told about this host, to export a volume to it.
+
+    ``multipath`` asks Cinder for all portals of a volume. They are used one at a time: when one is
+    lost, the session comes back over another.
+
+    Raises:
+        ConfigurationError: this host has no initiator name and none can be made.
+    """
+    return {
+        "platform": platform.machine(),
+        "os_type": sys.platform,
+        "ip": my_ip,
+        "host": host or socket.gethostname(),
+        "multipath": bool(multipath),
+        **IscsiConnector.get_connector_properties(root_helper),
+    }
+
+
+class IscsiConnector:
+    """Connects volumes of Cinder on this host; as root. Safe to share between threads."""
+
+    platform = "ALL"
+    os_type = "LINUX"
+
+    def __init__(
+        self,
+        root_helper: str | None = None,
+        driver: Any = None,
+        execute: Callable[..., Any] | None = None,
+        device_scan_attempts: int = 3,
+        *args: Any,  # noqa: ARG002  (other connectors take more)
+        use_multipath: bool = False,
+        run_dir: Path | str | None = None,
+        state_dir: Path | str | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """``run_dir`` and ``state_dir`` are where volumes live, if not at the usual places; the
+        other arguments are taken because callers give them, and change nothing."""
+        self.device_scan_attempts = device_scan_attempts
+        self.use_multipath = use_multipath
+        self._run_dir, self._state_dir = run_dir, state_dir
+        self.set_root_helper(root_helper)
+        self.set_execute(execute)
+        self.set_driver(driver)
+
+    # -- what callers may set ---------------------------------------------------------------------
+
+    def set_root_helper(self, helper: str | None) -> None:
+        """Kept and not used: the calls need no other program."""
+        self._root_helper = helper
+
+    def set_execute(self, execute: Callable[..., Any] | None) -> None:
+        """Kept and not used."""
+        self._execute_with = execute
+
+    def set_driver(self, driver: Any) -> None:
+        """Kept and not used."""
+        self.driver = driver
+
+    # -- the host ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def get_connector_properties(
+        root_helper: str | None,  # noqa: ARG004
+        *args: Any,  # noqa: ARG004
+        **kwargs: Any,  # noqa: ARG004
+    ) -> dict[str, Any]:
+        """``initiator``, the name by which targets know this host."""
+        return {"initiator": host_initiator_name(), "do_local_attach": False}
+
+    def get_search_path(self) -> str:
+        """The directory of the devices."""
+        return "/dev"
+
+    def check_valid_device(
+        self,
+        path: str,
+        run_as_root: bool = True,  # noqa: ARG002
+    ) -> bool:
+        """Whether ``path`` is there and can be read."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return len(os.read(descriptor, PROBE_BYTES)) > 0
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    def check_IO_handle_valid(self, handle: Any, data_type: type, protocol: str) -> None:  # noqa: N802
+        """Raise TypeError unless ``handle``, where there is one, is a ``data_type``."""
+        if handle and not isinstance(handle, data_type):
+            raise TypeError(
+                f"the handle of a {protocol} volume is a {type(handle).__name__}, "
+                f"{data_type.__name__} was expected"
+            )
+
+    # -- volumes ----------------------------------------------------------------------------------
+
+    def connect_volume(self, connection_properties: Mapping[str, Any]) -> dict[str, Any]:
+        """Attach the volume; the same again returns the same.
+
+        Returns ``type`` (``block``), ``path`` (the block device), and with them ``file`` (the block
+        file under it) and ``name`` (of the volume here).
+
+        Raises:
+            InvalidSpec: the properties cannot be used.
+            IscsiError, VolumeError: it could not be attached; nothing is left behind.
+        """
+        _require_root("connect a volume")
+        connection = read_connection(connection_properties)
+        status = self._run(functools.partial(_attach, connection=connection))
+        return {
+            "type": "block",
+            "path": status.loop,
+            "file": status.file,
+            "name": status.name,
+        }
+
+    def disconnect_volume(
+        self,
+        connection_properties: Mapping[str, Any],
+        device_info: Mapping[str, Any] | None,  # noqa: ARG002  (the properties name the volume)
+        force: bool = False,
+        ignore_errors: bool = False,
+    ) -> None:
+        """Write out what is not written yet, log out, and take the device away; nothing there is
+        fine.
+
+        With ``force``, what cannot be ended in order is ended although it is in use or data could
+        not be written out. With ``ignore_errors`` a failure is logged, not raised.
+
+        Raises:
+            MountBusy, DeviceBusy: somebody uses it (``pids``); nothing was done.
+            VolumeError: it could not be ended in order.
+        """
+        _require_root("disconnect a volume")
+        try:
+            name = volume_name(connection_properties)
+            self._run(functools.partial(_detach, name=name, force=force))
+        except (VolumeError, IscsiError, OSError) as error:
+            if not ignore_errors:
+                raise
+            log.warning("a volume was not disconnected, as was to be ignored: %s", error)
+
+    def extend_volume(self, connection_properties: Mapping[str, Any]) -> int:
+        """Take over the size that the volume has by now; returns it, in bytes.
+
+        Raises:
+            NoSuchVolume: it is not connected here.
+            IscsiError, VolumeError: as of `pyscsi-init resize`.
+        """
+        _require_root("extend a volume")
+        name = volume_name(connection_properties)
+        return self._run(lambda manager: manager.resize(name)).size_bytes
+
+    def get_volume_paths(self, connection_properties: Mapping[str, Any]) -> list[str]:
+        """The device of the volume; an empty list where it is not connected."""
+        name = volume_name(connection_properties)
+        try:
+            status = self._run(lambda manager: manager.get(name))
+        except NoSuchVolume:
+            return []
+        return [status.loop] if status.loop else []
+
+    def get_all_available_volumes(
+        self,
+        connection_properties: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[str]:
+        """The devices of all volumes of Cinder here."""
+        found = self._run(lambda manager: manager.status())
+        return [each.loop for each in found if each.name.startswith(NAME_PREFIX) and each.loop]
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _run(self, function: Callable[[VolumeManager], Awaitable[T]]) -> T:
+        """Run one call to its end, whatever thread it comes from."""
+
+        _refuse_green_threads()
+
+        async def main() -> T:
+            manager = VolumeManager(
+                LinuxHost(), self._run_dir, self._state_dir, lock_timeout_s=LOCK_SECONDS
+            )
+            return await function(manager)
+
+        try:
+            sniffio.current_async_library()
+        except sniffio.AsyncLibraryNotFoundError:
+            return anyio.run(main)
+        # The caller blocks its own event loop; ours needs a thread that has none.
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            return executor.submit(anyio.run, main).result()
+
+
+def _require_root(what: str) -> None:
+    if os.geteuid() != 0:
+        raise NotAllowed(what, "it needs root", remedy="run it in a privileged process")
+
+
+async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatus:
+    """By the first way that answers."""
+    try:
+        present = (await manager.get(connection.name)).url
+    except NoSuchVolume:
+        present = ""
+    for note in connection.notes:
+        log.info("volume %s: %s", connection.name, note)
+    return await by_any_way(
+        connection.specs(),
+        lambda spec: manager.ensure_attached(spec, connection.chap),
+        present=present,
+    )
+
+
+async def _detach(manager: VolumeManager, name: str, force: bool) -> None:
+    """In order; only if that fails, and it is wanted, by force: that may lose data."""
+    try:
+        await _refuse_if_open(manager, name)
+        await manager.ensure_gone(name)
+    except (VolumeError, IscsiError, OSError) as error:
+        if not force:
+            raise
+        log.warning("volume %r is ended by force, because %s", name, error)
+        await manager.ensure_gone(name, force=True)
+
+
+async def _refuse_if_open(manager: VolumeManager, name: str) -> None:
+    """Once a loop device was told to go it goes with its last user, whoever waits for that. Here
+    the device itself is what is handed out, so whoever has it open is asked for before."""
+    try:
+        loop = (await manager.get(name)).loop
+    except NoSuchVolume:
+        return
+    deadline = anyio.current_time() + OPEN_PATIENCE_S
+    while loop and (users := await host_call(functools.partial(device_users, loop))):
+        if anyio.current_time() >= deadline:
+            raise DeviceBusy(loop, users=users)
+        await anyio.sleep(0.1)
+
+
+def _refuse_green_threads() -> None:
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise NotAllowed(
+            "use a volume of Cinder in this process",
+            "eventlet has replaced its threads, and an event loop cannot run in the ones that it "
+            "puts there",
+            remedy="call it from a process that is not patched, such as a privsep daemon",
+        )

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A volume as Cinder describes it: connected, written, extended, disconnected, on a real tgt."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from fusefs.cinder.connector import IscsiConnector
+from fusefs.errors import DeviceBusy, InvalidSpec, NoSuchVolume
+from pyscsi_init.errors import AuthenticationFailed, ConnectError
+from tests.e2e.conftest import IQN, Volumes
+from tests.support.logs import ExpectLogs
+from tests.support.tgt import TgtServer, free_port
+
+pytestmark = [pytest.mark.root, pytest.mark.tgt]
+
+MEBI = 1 << 20
+SIZE = 32 * MEBI
+USER, PASSWORD = "cinder", "cinder-secret-16"
+VOLUME_ID = "0b2f7c3e-6a51-4f0e-a8a5-5d7a2c1e9f00"
+
+
+class Exported:
+    """A LUN behind CHAP, and what Cinder would say of it."""
+
+    def __init__(self, tgt: TgtServer, disk: Path) -> None:
+        self.tgt, self.disk = tgt, disk
+        self.tid = tgt.new_target(IQN)
+        tgt.require_chap(self.tid, USER, PASSWORD)
+        tgt.add_lun(self.tid, 1, disk, size_bytes=SIZE)
+
+    def properties(self, *portals: str, **changes: Any) -> dict[str, Any]:
+        """The ``data`` of connection_info."""
+        ways = list(portals or (self.tgt.portal, self.tgt.portal6))
+        return {
+            "target_discovered": False,
+            "target_portal": ways[0],
+            "target_iqn": IQN,
+            "target_lun": 1,
+            "target_portals": ways,
+            "target_iqns": [IQN] * len(ways),
+            "target_luns": [1] * len(ways),
+            "volume_id": VOLUME_ID,
+            "auth_method": "CHAP",
+            "auth_username": USER,
+            "auth_password": PASSWORD,
+            "discovery_auth_method": "CHAP",
+            "discovery_auth_username": USER,
+            "discovery_auth_password": PASSWORD,
+            "access_mode": "rw",
+            "encrypted": False,
+            "discard": True,
+            "qos_specs": None,
+            **changes,
+        }
+
+
+@pytest.fixture
+def exported(tgt: TgtServer, tmp_path: Path) -> Exported:
+    return Exported(tgt, tmp_path / "disk")
+
+
+@pytest.fixture
+def connector(volumes: Volumes) -> IscsiConnector:
+    """Its volumes end with the test."""
+    return IscsiConnector(
+        "sudo", use_multipath=True, run_dir=volumes.run_dir, state_dir=volumes.state_dir
+    )
+
+
+def write(path: str, offset: int, data: bytes, *, sync: bool = True) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        assert os.pwrite(descriptor, data, offset) == len(data)
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def files_with(word: bytes, *directories: Path) -> list[Path]:
+    return [
+        path
+        for directory in directories
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "block" and word in path.read_bytes()[: 1 << 20]
+    ]
+
+
+def test_connect_write_extend_disconnect(
+    exported: Exported,
+    connector: IscsiConnector,
+    volumes: Volumes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    properties = exported.properties()
+    assert connector.get_volume_paths(properties) == []
+    with pytest.raises(NoSuchVolume):
+        connector.extend_volume(properties)
+
+    info = connector.connect_volume(properties)
+    path = info["path"]
+    assert info["type"] == "block"
+    assert Path(path).is_block_device()
+    assert info["name"] == f"cinder-{VOLUME_ID}"
+    assert Path(info["file"]).stat().st_size == SIZE
+    assert connector.check_valid_device(path)
+    assert connector.get_volume_paths(properties) == [path]
+    assert connector.get_all_available_volumes() == [path]
+    found = volumes.get(info["name"])
+    assert f"{exported.tgt.portal},{exported.tgt.portal6}" in found.url
+    first, second = secrets.token_bytes(MEBI), secrets.token_bytes(MEBI)
+    write(path, MEBI, first)
+
+    exported.tgt.grow(exported.tid, 1, 2 * SIZE)
+    assert connector.extend_volume(properties) == 2 * SIZE
+    assert int(Path(f"/sys/block/{Path(path).name}/size").read_text()) * 512 == 2 * SIZE
+    assert connector.extend_volume(properties) == 2 * SIZE
+    write(path, 2 * SIZE - MEBI, second)
+
+    assert files_with(PASSWORD.encode(), volumes.run_dir, volumes.state_dir) == []
+    connector.disconnect_volume(properties, info)
+    assert exported.tgt.sessions() == []
+    assert connector.get_volume_paths(properties) == []
+    with exported.disk.open("rb") as disk:
+        disk.seek(MEBI)
+        assert disk.read(MEBI) == first
+        disk.seek(2 * SIZE - MEBI)
+        assert disk.read(MEBI) == second
+    assert PASSWORD not in caplog.text
+    assert files_with(PASSWORD.encode(), volumes.run_dir, volumes.state_dir) == []
+
+
+def test_what_is_done_is_not_done_again(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes
+) -> None:
+    """By several threads at once, from inside an event loop, and after the end."""
+    properties = exported.properties()
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        infos = list(threads.map(connector.connect_volume, [properties] * 4))
+    assert len({info["path"] for info in infos}) == 1
+
+    async def from_inside() -> dict[str, Any]:
+        return connector.connect_volume(properties)
+
+    assert anyio.run(from_inside) == infos[0]
+    assert len(exported.tgt.sessions()) == 1
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda info: connector.disconnect_volume(properties, info), infos))
+    assert exported.tgt.sessions() == []
+    connector.disconnect_volume(properties, infos[0])
+    connector.disconnect_volume({"volume_id": "another"}, None)
+    assert volumes.status() == []
+    again = connector.connect_volume(properties)
+    connector.disconnect_volume(properties, again)
+
+
+def test_one_portal_is_dead(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes
+) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    properties = exported.properties(dead, exported.tgt.portal)
+    info = connector.connect_volume(properties)
+    assert volumes.get(info["name"]).session["portal"].startswith(exported.tgt.portal)
+    connector.disconnect_volume(properties, info)
+    with pytest.raises(ConnectError):
+        connector.connect_volume(exported.properties(dead))
+    assert volumes.status() == []
+
+
+def test_a_target_for_each_portal(
+    exported: Exported, connector: IscsiConnector, expect_logs: ExpectLogs
+) -> None:
+    """The first cannot be reached, so the volume is had by the other, and stays there."""
+    properties = exported.properties(f"127.0.0.1:{free_port()}", exported.tgt.portal)
+    properties |= {"target_iqn": f"{IQN}.a", "target_iqns": [f"{IQN}.a", IQN]}
+    expect_logs("trying its next target", logger="fusefs.cinder")
+    info = connector.connect_volume(properties)
+    assert connector.connect_volume(properties) == info
+    assert len(exported.tgt.sessions()) == 1
+    connector.disconnect_volume(properties, info)
+
+
+def test_read_only(exported: Exported, connector: IscsiConnector) -> None:
+    properties = exported.properties(access_mode="ro")
+    info = connector.connect_volume(properties)
+    assert Path(f"/sys/block/{Path(info['path']).name}/ro").read_text().strip() == "1"
+    with pytest.raises(OSError, match=r"not permitted|Read-only|Permission"):
+        write(info["path"], 0, b"x" * 4096)
+    connector.disconnect_volume(properties, info)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"auth_password": "another-secret-16"}, AuthenticationFailed),
+        ({"auth_method": None}, AuthenticationFailed),
+        ({"encrypted": True}, InvalidSpec),
+    ],
+)
+def test_what_cannot_be_connected_leaves_nothing(
+    exported: Exported,
+    connector: IscsiConnector,
+    volumes: Volumes,
+    changes: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    with pytest.raises(error) as caught:
+        connector.connect_volume(exported.properties(**changes))
+    assert "another-secret-16" not in str(caught.value)
+    assert volumes.status() == []
+    assert exported.tgt.sessions() == []
+
+
+def test_a_volume_in_use_stays(
+    exported: Exported, connector: IscsiConnector, expect_logs: ExpectLogs
+) -> None:
+    expect_logs("was not disconnected", logger="fusefs.cinder")
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    with Path(info["path"]).open("rb"):
+        with pytest.raises(DeviceBusy) as caught:
+            connector.disconnect_volume(properties, info)
+        assert caught.value.pids == (os.getpid(),)
+        connector.disconnect_volume(properties, info, ignore_errors=True)
+    write(info["path"], 0, b"still there")
+    with Path(info["path"]).open("rb"):
+        expect_logs("is ended by force, because .* is busy", logger="fusefs.cinder")
+        connector.disconnect_volume(properties, info, force=True)
+    assert connector.get_volume_paths(properties) == []
+
+
+def test_force_loses_nothing_that_can_be_written(
+    exported: Exported, connector: IscsiConnector
+) -> None:
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    data = secrets.token_bytes(4 * MEBI)
+    write(info["path"], 0, data, sync=False)
+    connector.disconnect_volume(properties, info, force=True)
+    with exported.disk.open("rb") as disk:
+        assert disk.read(len(data)) == data

@@ -38,6 +38,7 @@ COMMANDS = {
     "mount": "volumes",
     "umount": "volumes",
     "upgrade": "upgrade",
+    "data-plane": "data_plane",
     "resize": "resize",
     "status": "status",
     "doctor": "doctor",
@@ -63,7 +64,7 @@ class LazyGroup(click.Group):
         if module is None:
             return None
         found = importlib.import_module(f"fusefs.cli.{module}")
-        return cast("click.Command", getattr(found, cmd_name))
+        return cast("click.Command", getattr(found, cmd_name.replace("-", "_")))
 
 
 @click.group(

@@ -16,7 +16,8 @@ DEMO_PACKAGES := python3 python3-venv e2fsprogs xfsprogs btrfs-progs util-linux 
 TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev pkg-config gcc \
 	libc6-dev python3-dev qemu-utils qemu-block-extra lvm2 fdisk dosfstools \
 	iproute2 procps user-mode-linux kmod qemu-system-common libnbd-bin \
-	open-isns-server open-isns-utils
+	open-isns-server open-isns-utils \
+	podman conmon runc docker-compose postgresql
 BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \
 	e2fsprogs mount postgresql user-mode-linux kmod iproute2 gcc libc6-dev
 # docker.io only adds a step to the demo, so the demo goes on where it cannot be installed.

@@ -19,6 +19,7 @@ PACKAGES = {
     "blkid": "util-linux",
     "busybox": "busybox-static",
     "docker": "docker.io",
+    "docker-compose": "docker-compose",
     "dockerd": "docker.io",
     "fsck.ext4": "e2fsprogs",
     "fusermount3": "fuse3",

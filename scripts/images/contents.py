@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import re
 
-PACKAGES = ("python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "util-linux", "mount", "base-files")
+PACKAGES = (
+    *("python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "util-linux", "mount"),
+    "libstdc++6",  # what the wheel of protobuf is linked with
+    "base-files",
+)
 
 NOT_TAKEN = re.compile(
     r"""debconf | perl-.* | dpkg | tar         # only maintainer scripts use them
-      | libicu[0-9]+ | libstdc\+\+[0-9]+       # xfs_scrub alone, which is not kept; 36 MB
+      | libicu[0-9]+                           # xfs_scrub alone, which is not kept; 36 MB
     """,
     re.VERBOSE,
 )

@@ -47,7 +47,7 @@ def requirements(source: Path) -> list[str]:
 def python_version(root: Path) -> str:
     """The version of the interpreter that is inside, as 3.11."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return _run(inside(root, "/usr/bin/python3", "-I", "-S", "-c", code), "Python inside").strip()
+    return _run(inside(root, "/usr/bin/python3", "-I", "-S", "-B", "-c", code), "Python inside").strip()
 
 
 def install_dependencies(root: Path, source: Path) -> None:
@@ -84,7 +84,7 @@ def install_project(root: Path, source: Path) -> None:
 def compile_all(root: Path, *folders: str) -> None:
     """Byte code for every module below ``folders``, which holds whatever the file times are."""
     mode = ("--invalidation-mode", "unchecked-hash")
-    python = inside(root, "/usr/bin/python3", "-I", "-m", "compileall", "-q", *mode)
+    python = inside(root, "/usr/bin/python3", "-I", "-B", "-m", "compileall", "-q", *mode)
     _run([*python, *(f"/{folder}" for folder in folders)], "compiling")
 
 

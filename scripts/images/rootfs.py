@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -92,15 +93,25 @@ def _debian(root: Path, apt: debian.Apt, packages: Iterable[debian.Package]) -> 
 
 
 def _forget_removed_packages(root: Path) -> None:
-    """A package of which only the licence is left is not in the image."""
+    """A package of which only the licence is left is not in the image, unless others refer to it."""
+    documents = root / "usr/share/doc"
+    gone = set()
     for listed in (root / "var/lib/dpkg/status.d").glob("*.files"):
-        names = [root / name for name in listed.read_text().splitlines()]
-        documents = [path for path in names if root / "usr/share/doc" in path.parents]
-        if not any(path.is_symlink() or path.exists() for path in set(names).difference(documents)):
-            listed.with_suffix("").unlink()
-            for path in documents:
-                path.unlink(missing_ok=True)
+        names = (root / name for name in listed.read_text().splitlines())
+        files = [path for path in names if not path.is_relative_to(documents)]
+        if not any(path.is_symlink() or path.exists() for path in files):
+            gone.add(listed.stem)
         listed.unlink()
+    referred = {
+        os.readlink(path) for path in documents.iterdir() if path.is_symlink() if path.name not in gone
+    }
+    for name in gone - referred:
+        (root / "var/lib/dpkg/status.d" / name).unlink()
+        folder = documents / name
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(source: Path, root: Path) -> None:

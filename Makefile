@@ -83,7 +83,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml scripts/dependency-groups | system-packages $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[uvloop,bench,csi]' \
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop,bench,docker,csi]' \
 		$$($(BIN)/python scripts/dependency-groups test lint)
 	scripts/optional-extra $(BIN)/python pyfuse3
 	touch $(VENV)/.run $@

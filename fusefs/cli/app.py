@@ -38,6 +38,7 @@ COMMANDS = {
     "mount": "volumes",
     "umount": "volumes",
     "upgrade": "upgrade",
+    "serve": "serve",
     "resize": "resize",
     "status": "status",
     "doctor": "doctor",

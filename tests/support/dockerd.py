@@ -82,6 +82,7 @@ class DockerEngine(Closing):
         self._dockerd: subprocess.Popen[bytes] | None = None
         self._plugin: subprocess.Popen[bytes] | None = None
         self._connections: set[int] = set()
+        self._mounts_of_the_engines: set[str] = set()
 
     def begin(self) -> None:
         """Start both; they answer on return."""
@@ -90,8 +91,11 @@ class DockerEngine(Closing):
         if self._with_plugin:
             self.start_plugin()
         self.start_dockerd()
-        # What dockerd mounts for itself, and keeps.
-        self._mounts_of_the_engine = {mounted.mountpoint for mounted in self.namespace.mounts()}
+        (self.directory / "client").mkdir()
+        (self.directory / "client/config.json").write_text("{}")  # podman wants it too
+        # What dockerd mounts for itself, and keeps; and what podman does.
+        self._mounts_of_the_engines = {mounted.mountpoint for mounted in self.namespace.mounts()}
+        self._mounts_of_the_engines.add(str(self.directory / "podman/root/overlay"))
 
     # -- commands -------------------------------------------------------------------------------
 
@@ -311,8 +315,7 @@ class DockerEngine(Closing):
         found = [
             str(mounted)
             for mounted in mounts
-            if mounted.mountpoint not in self._mounts_of_the_engine
-            and not mounted.mountpoint.startswith("/run/netns")
+            if mounted.mountpoint not in self._mounts_of_the_engines
         ]
         for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
             with contextlib.suppress(OSError):

@@ -150,6 +150,7 @@ class _Image:
             info = tarfile.TarInfo(directory)
             info.type, info.mode = tarfile.DIRTYPE, mode
             self._archive.addfile(info)
+        self.link("var/run", "/run")
         self.text("etc/passwd", PASSWD)
         self.text("etc/group", GROUP)
         busybox = require("busybox")

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoints of a volume driver: from the protocol's words to those of the volume layer.
+
+What an engine wants of a driver and does not say: a Create is repeated with each `docker run -v`;
+Mount and Unmount are counted, the same ID more than once; a Mount that fails has no Unmount; and an
+Unmount that fails is not repeated. A Remove of what is not there is fine.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+
+from fusefs.docker.callers import Callers
+from fusefs.docker.options import spec_of
+from fusefs.docker.protocol import Answer, Endpoint, Refused
+from fusefs.docker.status import status_of
+from fusefs.errors import NoSuchVolume
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.known import KnownVolume, KnownVolumes
+
+log = logging.getLogger("fusefs.docker")
+
+OWNER = "docker"
+MOUNT_SECONDS = 105.0
+"""Docker gives up after 120 s; what takes longer has to be undone within the rest."""
+SHORT_SECONDS = 50.0
+"""Docker gives up after 60 s."""
+
+
+class Driver:
+    """The driver of one run directory."""
+
+    def __init__(self, volumes: KnownVolumes, callers: Callers) -> None:
+        self._volumes = volumes
+        self._callers = callers
+        self._noting = anyio.Lock()
+        self.called: Callable[[str], None] = lambda _caller: None
+        """Told of each caller, for those who want to know of new ones."""
+
+    def endpoints(self) -> list[Endpoint]:
+        """Every call of the protocol."""
+        volume = "VolumeDriver."
+        return [
+            Endpoint("Plugin.Activate", self.activate, SHORT_SECONDS),
+            Endpoint(f"{volume}Create", self.create, SHORT_SECONDS),
+            Endpoint(f"{volume}Remove", self.remove, SHORT_SECONDS),
+            Endpoint(
+                f"{volume}Mount",
+                self.mount,
+                MOUNT_SECONDS,
+                undo=self.undo_mount,
+                answered=self.mount_answered,
+            ),
+            Endpoint(f"{volume}Path", self.path, SHORT_SECONDS),
+            Endpoint(f"{volume}Unmount", self.unmount, SHORT_SECONDS),
+            Endpoint(f"{volume}Get", self.get, SHORT_SECONDS),
+            Endpoint(f"{volume}List", self.list, SHORT_SECONDS),
+            Endpoint(f"{volume}Capabilities", self.capabilities, SHORT_SECONDS),
+        ]
+
+    async def activate(self, _values: Mapping[str, Any], caller: str) -> Answer:
+        """What this plugin is; asked by each engine before all else."""
+        self.called(caller)
+        return {"Implements": ["VolumeDriver"]}
+
+    async def capabilities(self, _values: Mapping[str, Any], _caller: str) -> Answer:
+        """Global: a LUN is the same on every node, so a cluster creates a volume once."""
+        return {"Capabilities": {"Scope": "global"}}
+
+    async def create(self, values: Mapping[str, Any], _caller: str) -> Answer:
+        """Define a volume; the target is not asked. The same again changes nothing, and neither
+        does a name that is known, without options."""
+        name, options = _text(values, "Name"), values.get("Opts") or {}
+        if not isinstance(options, dict):
+            raise Refused("Opts is no JSON object")
+        if not options:
+            try:
+                await self._volumes.get(name)
+            except NoSuchVolume:
+                pass  # the options that are missing are told
+            else:
+                return {"Err": ""}
+        await self._volumes.define(spec_of(name, options), owner=OWNER)
+        log.info("created volume %s", name)
+        return {"Err": ""}
+
+    async def remove(self, values: Mapping[str, Any], _caller: str) -> Answer:
+        """Forget a volume; what is on the LUN stays."""
+        await self._volumes.remove(_text(values, "Name"))
+        return {"Err": ""}
+
+    async def mount(self, values: Mapping[str, Any], caller: str) -> Answer:
+        """Count a user; the first one attaches and mounts.
+
+        Cancellation: it is as if there had been no call.
+        """
+        name, user = _text(values, "Name"), _text(values, "ID")
+        self.called(caller)
+        await self._note(self._callers.begin, name, user, caller)
+        try:
+            path = await self._volumes.use(name, user)
+        except BaseException:
+            await self._note(self._callers.drop, name, user)
+            raise
+        with anyio.CancelScope(shield=True):
+            await self._count_once(name, user)
+        return {"Mountpoint": str(path), "Err": ""}
+
+    async def undo_mount(self, values: Mapping[str, Any]) -> None:
+        """Take back a Mount whose caller is gone."""
+        await self._release(values)
+
+    async def mount_answered(self, values: Mapping[str, Any]) -> None:
+        """The engine knows of the Mount."""
+        await self._note(self._callers.answered, values["Name"], values["ID"])
+
+    async def path(self, values: Mapping[str, Any], _caller: str) -> Answer:
+        """Where the volume is mounted; empty while it is not."""
+        known = await self._volumes.get(_text(values, "Name"))
+        return {"Mountpoint": known.mountpoint, "Err": ""}
+
+    async def unmount(self, values: Mapping[str, Any], _caller: str) -> Answer:
+        """Give a user back; the last one unmounts and logs out."""
+        _text(values, "Name"), _text(values, "ID")
+        await self._release(values)
+        return {"Err": ""}
+
+    async def get(self, values: Mapping[str, Any], _caller: str) -> Answer:
+        """One volume with its Status."""
+        known = await self._volumes.get(_text(values, "Name"))
+        return {"Volume": {**_volume(known), "Status": status_of(known)}, "Err": ""}
+
+    async def list(self, _values: Mapping[str, Any], _caller: str) -> Answer:
+        """Every volume, without Status."""
+        return {"Volumes": [_volume(known) for known in await self._volumes.list()], "Err": ""}
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    async def _release(self, values: Mapping[str, Any]) -> None:
+        name, user = str(values["Name"]), str(values["ID"])
+        try:
+            await self._volumes.release(name, user)
+        finally:
+            # The engine does not ask again, whatever came of it.
+            await self._note(self._callers.drop, name, user)
+
+    async def _count_once(self, name: str, user: str) -> None:
+        """A Mount that an earlier process of ours was cut off in is this one, asked again."""
+        async with self._noting:
+            calls = await host_call(functools.partial(self._callers.calls, name))
+            cut_off = [call for call in calls if call.id == user and call.was_cut_off]
+            if not cut_off:
+                return
+            others = sum(call.id == user for call in calls) - len(cut_off)
+            counted = (await self._volumes.get(name)).users.get(user, 0)
+            for _ in range(min(len(cut_off), counted - others)):
+                await self._volumes.release(name, user)
+            await host_call(functools.partial(self._callers.discard, name, cut_off))
+
+    async def _note(self, function: Callable[..., None], *arguments: str) -> None:
+        with anyio.CancelScope(shield=True):
+            async with self._noting:
+                await host_call(functools.partial(function, *arguments))
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    text = values.get(key)
+    if not isinstance(text, str) or not text:
+        raise Refused(f"the request has no {key}")
+    return text
+
+
+def _volume(known: KnownVolume) -> Answer:
+    return {
+        "Name": known.name,
+        "Mountpoint": known.mountpoint,
+        "CreatedAt": known.definition.created_at,
+    }

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Giving back what an engine took and will not give back itself, because it died.
+
+A dockerd that was killed, without live-restore, has no containers any more when it comes back, and
+sends no Unmount for them. What no container uses is then released here. Being wrong the other way,
+taking a volume from a container that runs, would be far worse; so a Mount is given back only if
+
+- the dockerd that made it is dead (of a container that is being started, dockerd is alive and in
+  the middle of it), or our own process died over the call and dockerd asked no second time;
+- a Docker Engine answers, and none of its containers that run has the volume;
+- both were so at two looks, SETTLE_SECONDS apart.
+
+And what is mounted in a container is kept, whatever an engine says. Podman's containers are in no
+list that could be asked for, so what Podman took is never given back here. Where no engine can be
+asked, everything is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from pathlib import Path
+
+import anyio
+
+from fusefs.docker.callers import Call, Callers
+from fusefs.docker.engine import Engine, EngineSilent
+from fusefs.errors import NoSuchVolume, VolumeError
+from fusefs.host.busy import device_mounts
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.known import KnownVolumes
+from pyscsi_init.errors import IscsiError
+
+log = logging.getLogger("fusefs.docker")
+
+SETTLE_SECONDS = 15.0
+PERIOD_SECONDS = 60.0
+"""Between two looks."""
+NOBODY = ""
+"""No engine's ID."""
+ASK_AGAIN_SECONDS = 35.0
+"""dockerd asks again for 30 s where a connection broke; until then a call that we died over is
+taken for one that is still to come."""
+
+
+class Reconciler:
+    """Looks when it is asked to, and every PERIOD_SECONDS."""
+
+    def __init__(
+        self,
+        volumes: KnownVolumes,
+        callers: Callers,
+        engine: Engine,
+        *,
+        settle_s: float = SETTLE_SECONDS,
+        period_s: float = PERIOD_SECONDS,
+    ) -> None:
+        self._volumes = volumes
+        self._callers = callers
+        self._engine = engine
+        self._settle_s = settle_s
+        self._period_s = period_s
+        self._asked = anyio.Event()
+        self._known: set[str] = set()
+        self._suspects: dict[tuple[str, Call], float] = {}
+        self._silent = ""
+        self._started = time.monotonic()
+
+    def ask(self) -> None:
+        """Have it look now."""
+        self._asked.set()
+
+    def called(self, caller: str) -> None:
+        """A process asks the driver: if it is a new one, an engine may have been restarted."""
+        if caller not in self._known:
+            self._known.add(caller)
+            self.ask()
+
+    async def run(self) -> None:
+        """Look, again and again."""
+        while True:
+            self._asked = anyio.Event()
+            await self.take_down_unused()
+            try:
+                await self.look()
+            except EngineSilent as error:
+                if str(error) != self._silent:
+                    log.info("%s; what it took is kept", error)
+                self._silent = str(error)
+            with anyio.move_on_after(self._settle_s if self._suspects else self._period_s):
+                await self._asked.wait()
+
+    async def look(self) -> None:
+        """One look: release what has been found abandoned for long enough.
+
+        Raises:
+            EngineSilent: nothing is known of the containers, and nothing was done.
+        """
+        abandoned = await host_call(self._abandoned)
+        if not abandoned:
+            self._suspects.clear()
+            return
+        try:
+            in_use = await self._engine.volumes_in_use()
+        except EngineSilent:
+            self._suspects.clear()
+            raise
+        abandoned = [(v, call) for v, call in abandoned if not await self._is_mounted_elsewhere(v)]
+        now = anyio.current_time()
+        found = [(volume, call) for volume, call in abandoned if volume not in in_use]
+        self._suspects = {each: self._suspects.get(each, now) for each in found}
+        for (volume, call), since in list(self._suspects.items()):
+            if now - since >= self._settle_s:
+                await self._give_back(volume, call)
+
+    async def _is_mounted_elsewhere(self, volume: str) -> bool:
+        """Whether a process in another mount namespace, such as a container's, has it mounted."""
+        try:
+            known = await self._volumes.get(volume)
+        except NoSuchVolume:
+            return False
+        if known.status is None or not known.status.loop:
+            return False
+        device, here = known.status.loop, known.mountpoint
+        return await host_call(functools.partial(_in_other_namespaces, device, here))
+
+    async def take_down_unused(self) -> None:
+        """A volume whose last user is gone and that could not be taken down then, as while its
+        target was away: try again."""
+        for known in await self._volumes.list():
+            if known.status is None or known.users or known.status.state == "recovering":
+                continue
+            try:
+                await self._volumes.release(known.name, NOBODY)
+            except (VolumeError, IscsiError, OSError) as error:
+                log.info("volume %s stays, although nobody uses it: %s", known.name, error)
+
+    def _abandoned(self) -> list[tuple[str, Call]]:
+        """What those who made it will not give back. Blocks."""
+        waited = time.monotonic() - self._started >= ASK_AGAIN_SECONDS
+        return [
+            (volume, call)
+            for volume in self._callers.volumes()
+            for call in self._callers.calls(volume)
+            if call.is_orphan or (waited and call.is_engines and call.was_cut_off)
+        ]
+
+    async def _give_back(self, volume: str, call: Call) -> None:
+        log.warning(
+            "volume %s: no container of Docker uses it, and what mounted it for %.12s is gone: "
+            "released",
+            volume,
+            call.id,
+        )
+        try:
+            await self._volumes.release(volume, call.id)
+        except (VolumeError, IscsiError, OSError) as error:
+            log.warning("volume %s: %s", volume, error)
+            return
+        self._suspects.pop((volume, call), None)
+        await host_call(functools.partial(self._callers.discard, volume, [call]))
+
+
+def _in_other_namespaces(device: str, mountpoint: str) -> bool:
+    """Whether another namespace has the device somewhere else than here: a service of the host that
+    has a namespace of its own has a copy of our mount, which goes when ours does. Blocks."""
+    number = Path(device).stat().st_rdev
+    places = device_mounts(os.major(number), os.minor(number))
+    return any(
+        "(namespace of" in place and not place.startswith(f"{mountpoint} (") for place in places
+    )

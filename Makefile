@@ -30,7 +30,7 @@ PYTEST_WORKERS ?= 3
 HYPOTHESIS_PROFILE ?=
 
 .NOTPARALLEL:
-.PHONY: help demo test lint bench soak clean venv system-packages
+.PHONY: help demo test lint bench soak clean venv system-packages image docker-plugin
 
 help:
 	@echo "make demo             a volume from end to end on this machine"
@@ -38,6 +38,8 @@ help:
 	@echo "make lint             ruff and mypy"
 	@echo "make bench            measurements"
 	@echo "make soak             the long runs"
+	@echo "make image            a container image, in build/pyscsi-init-image.tar"
+	@echo "make docker-plugin    a managed Docker plugin, in build/docker-plugin"
 	@echo "make venv             the virtual environment of the tests, in $(VENV)"
 	@echo "make system-packages  the Debian packages of the tests"
 	@echo "make clean            remove what the other targets made"
@@ -52,7 +54,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -m tests.conftest -m tests.conformance.page
+	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -p scripts.images -m tests.conftest -m tests.conformance.page
 
 bench: $(VENV)/.test $(VENV)/.bench-packages
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
@@ -64,6 +66,9 @@ $(VENV)/.bench-packages:
 soak: venv
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 \
 		-o faulthandler_timeout=0 $(PYTEST_ARGS)
+
+image docker-plugin: $(VENV)/.run
+	$(BIN)/python -m scripts.images $@
 
 venv: $(VENV)/.test
 

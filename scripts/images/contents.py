@@ -85,8 +85,25 @@ FILES = {
 }
 """What Debian writes by maintainer scripts."""
 
-DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "var/lib")
-LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "/run"}
+DIRECTORIES = (
+    "dev",
+    "etc",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "usr/lib",
+    "var/lib",
+)
+LINKS = {
+    "bin": "usr/bin",
+    "sbin": "usr/sbin",
+    "lib": "usr/lib",
+    "lib64": "usr/lib64",
+    "var/run": "/run",
+}
 
 EXTRAS = ("docker", "csi", "uvloop")
 """Extras of the project that are in the image."""

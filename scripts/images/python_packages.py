@@ -47,7 +47,9 @@ def requirements(source: Path) -> list[str]:
 def python_version(root: Path) -> str:
     """The version of the interpreter that is inside, as 3.11."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return _run(inside(root, "/usr/bin/python3", "-I", "-S", "-B", "-c", code), "Python inside").strip()
+    return _run(
+        inside(root, "/usr/bin/python3", "-I", "-S", "-B", "-c", code), "Python inside"
+    ).strip()
 
 
 def install_dependencies(root: Path, source: Path) -> None:
@@ -102,9 +104,7 @@ def _pip(*arguments: str) -> None:
 
 
 def _run(command: list[str], what: str) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
     if done.returncode:
         raise BuildFailed(f"{what} failed", done.stdout + done.stderr, "see above")
     return done.stdout

@@ -103,7 +103,10 @@ def _forget_removed_packages(root: Path) -> None:
             gone.add(listed.stem)
         listed.unlink()
     referred = {
-        os.readlink(path) for path in documents.iterdir() if path.is_symlink() if path.name not in gone
+        os.readlink(path)
+        for path in documents.iterdir()
+        if path.is_symlink()
+        if path.name not in gone
     }
     for name in gone - referred:
         (root / "var/lib/dpkg/status.d" / name).unlink()

@@ -66,7 +66,9 @@ def test_every_library_that_is_there_is_needed(root: Path) -> None:
 def test_a_library_that_is_missing_fails_the_build(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "root"
     subprocess.run(["cp", "--archive", str(root), str(copy)], check=True, timeout=60)
-    (copy / "usr/lib").joinpath(next(copy.glob("usr/lib/*/libext2fs.so.2")).relative_to(copy / "usr/lib")).unlink()
+    (copy / "usr/lib").joinpath(
+        next(copy.glob("usr/lib/*/libext2fs.so.2")).relative_to(copy / "usr/lib")
+    ).unlink()
     with pytest.raises(Exception, match=r"lacks a library.*libext2fs\.so\.2"):
         needed(copy)
 
@@ -87,7 +89,9 @@ def test_it_says_what_it_is_made_of(root: Path) -> None:
         assert f"Package: {name}\n" in (root / "var/lib/dpkg/status.d" / name).read_text()
         licence = root / "usr/share/doc" / name
         assert licence.is_symlink() or (licence / "copyright").is_file(), name
-    assert not [link for link in root.rglob("*") if link.is_symlink() and not _leads_somewhere(root, link)]
+    assert not [
+        link for link in root.rglob("*") if link.is_symlink() and not _leads_somewhere(root, link)
+    ]
     names_of_here = [str(ROOT).encode(), sys.prefix.encode()]
     for path in files(root):
         content = path.read_bytes()

@@ -15,7 +15,12 @@ from scripts.images.failure import BuildFailed
 from .requirements import missing, require
 from .source import ROOT
 
-NO_NETWORK = ("Temporary failure", "Could not resolve", "NewConnectionError", "Max retries exceeded")
+NO_NETWORK = (
+    "Temporary failure",
+    "Could not resolve",
+    "NewConnectionError",
+    "Max retries exceeded",
+)
 
 
 def root_file_system() -> Path:

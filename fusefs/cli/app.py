@@ -37,6 +37,7 @@ COMMANDS = {
     "detach": "volumes",
     "mount": "volumes",
     "umount": "volumes",
+    "forget": "forget",
     "upgrade": "upgrade",
     "serve": "serve",
     "resize": "resize",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import click
 
 from fusefs import errors as volume
+from fusefs.volume_errors import VolumeInUse
 from pyscsi_init import errors as iscsi
 
 OK = 0
@@ -101,7 +102,11 @@ TABLE = (
             iscsi.IsnsBusy,
         ),
     ),
-    Row(IN_USE, "name in use, LUN already attached", (volume.NameInUse, volume.AlreadyAttached)),
+    Row(
+        IN_USE,
+        "name or volume in use, LUN already attached",
+        (volume.NameInUse, volume.AlreadyAttached, VolumeInUse),
+    ),
     Row(NO_VOLUME, "no such volume", (volume.NoSuchVolume,)),
     Row(
         CONTENT,
@@ -147,7 +152,12 @@ class TooSmall(Exception):
     """The destination of a copy has no room for the source."""
 
 
+class AlreadyServed(volume.VolumeError):
+    """Another process serves here already."""
+
+
 _BY_CLASS[TooSmall] = NO_SPACE
+_BY_CLASS[AlreadyServed] = BUSY
 
 
 def status_of(error: BaseException) -> int:

@@ -16,17 +16,14 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fusefs.cli.exit_codes import AlreadyServed
 from fusefs.cli.systemd import UNNAMED
-from fusefs.errors import InvalidSpec, VolumeError
+from fusefs.errors import InvalidSpec
 from fusefs.volume.paths import make_private_directory
 
 BACKLOG = 128
 LONGEST_PATH = 107
 """unix(7)"""
-
-
-class AlreadyServed(VolumeError):
-    """Another process serves here already."""
 
 
 class Listener:

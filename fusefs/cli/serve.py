@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from fusefs.cli.systemd import inherited_sockets, notify
 from fusefs.cli.volumes import require_root
 from fusefs.docker.engine import DEFAULT_HOST
 from fusefs.docker.protocol import DEFAULT_SOCKET
+from fusefs.errors import NotAllowed
 from fusefs.host import LinuxHost
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.paths import Directories
@@ -60,6 +62,10 @@ class Choice:
     docker_socket: str | None
     docker_host: str
     mounts: str | None
+    csi: str | None
+    node_id: str
+    controller: bool | None
+    """Of the two services of CSI only that of the controller, or only the node's; None for both."""
 
 
 @click.command(
@@ -88,17 +94,36 @@ class Choice:
     metavar="DIR",
     help="Where volumes are mounted [default: mounts in the state directory].",
 )
+@click.option("--csi", metavar="unix://SOCKET", help="Serve the Container Storage Interface.")
+@click.option(
+    "--node-id",
+    default=lambda: os.uname().nodename,
+    show_default="the host's name",
+    help="What the orchestrator calls this node.",
+)
+@click.option(
+    "--controller/--node",
+    default=None,
+    help="Of CSI only the service that makes volumes, or only the one that mounts them.",
+)
 @common_options
-def serve(docker_socket: str | None, docker_host: str, mounts: str | None) -> None:
-    """Serve container engines; ends on SIGTERM and leaves all volumes as they are.
+def serve(
+    docker_socket: str | None,
+    docker_host: str,
+    mounts: str | None,
+    csi: str | None,
+    node_id: str,
+    controller: bool | None,
+) -> None:
+    """Serve container engines and orchestrators; ends on SIGTERM, volumes stay as they are.
 
     Uses the sockets of systemd where it passes any. SIGHUP has it look for volumes whose
     containers are gone.
     """
-    choice = Choice(docker_socket, docker_host, mounts)
+    choice = Choice(docker_socket, docker_host, mounts, csi, node_id, controller)
     given = inherited_sockets()
-    if choice.docker_socket is None:
-        raise click.UsageError("Say what to serve: --docker.")
+    if choice.docker_socket is None and choice.csi is None:
+        raise click.UsageError("Say what to serve: --docker, --csi.")
     require_root("serve volumes")
     with contextlib.ExitStack() as stack:
         doors = [stack.enter_context(door) for door in _doors(choice, given)]
@@ -111,6 +136,8 @@ def _doors(
     """The front doors that were asked for, each not begun yet."""
     if choice.docker_socket is not None:
         yield _docker(choice, choice.docker_socket, given)
+    if choice.csi is not None:
+        yield _csi(choice, choice.csi)
 
 
 @contextlib.contextmanager
@@ -127,6 +154,31 @@ def _docker(choice: Choice, path: str, given: Mapping[str, socket.socket]) -> It
             mounts=Path(choice.mounts) if choice.mounts else None,
             docker_host=choice.docker_host,
         )
+
+
+@contextlib.contextmanager
+def _csi(choice: Choice, address: str) -> Iterator[FrontDoor]:
+    # Its handlers around fork would only be in the way: nothing here forks without exec.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        from fusefs.csi.server import CsiServer
+    except ImportError as error:
+        raise NotAllowed(
+            "serve CSI",
+            f"{error.name} is not installed",
+            remedy="pip install 'pyscsi-init[csi]'",
+        ) from error
+
+    part = {None: "csi", True: "csi-controller", False: "csi-node"}[choice.controller]
+    with sole_server(Directories().run, part):
+        door = CsiServer(
+            address,
+            manager=None if choice.controller else VolumeManager(LinuxHost(), lock_timeout_s=0),
+            provisioners=None if choice.controller is False else (),
+            node_id=choice.node_id,
+        )
+        log.info("serving CSI on %s as node %s", door.path, choice.node_id)
+        yield door
 
 
 async def _run(doors: list[FrontDoor]) -> None:

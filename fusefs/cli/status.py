@@ -13,7 +13,9 @@ import click
 from fusefs.cli import output, runner
 from fusefs.cli.options import common_options, json_option
 from fusefs.cli.output import Invocation, size_text
+from fusefs.errors import NoSuchVolume
 from fusefs.host import LinuxHost
+from fusefs.volume.catalog import Catalog
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 
@@ -28,9 +30,22 @@ def status(invocation: Invocation, name: str | None) -> None:
     manager = VolumeManager(LinuxHost())
 
     async def ask() -> list[VolumeStatus]:
-        return [await manager.get(name)] if name is not None else await manager.status()
+        if name is None:
+            return await manager.status()
+        try:
+            return [await manager.get(name)]
+        except NoSuchVolume:
+            if any(each.name == name for each in _defined(manager)):
+                return []
+            raise
 
     volumes = runner.run(ask)
+    present = {volume.name for volume in volumes}
+    volumes += [
+        volume
+        for volume in _defined(manager)
+        if volume.name not in present and name in (None, volume.name)
+    ]
     if invocation.json:
         output.document([asdict(volume) for volume in volumes])
     elif name is not None:
@@ -51,6 +66,22 @@ def status(invocation: Invocation, name: str | None) -> None:
         columns = ("NAME", "STATE", "SIZE", "MODE", "DEVICE", "WHERE", "LAST ERROR")
         shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
         output.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _defined(manager: VolumeManager) -> list[VolumeStatus]:
+    """What is known by a definition, as a volume that is not attached."""
+    return [
+        VolumeStatus(
+            name=each.name,
+            url=each.spec.url,
+            state="defined",
+            fuse_channel=each.spec.fuse_channel,
+            read_only=each.spec.read_only,
+            on_disconnect=each.spec.on_disconnect,
+            durability=each.spec.durability,
+        )
+        for each in Catalog(manager.directories.definitions).all()
+    ]
 
 
 def _show(volume: VolumeStatus) -> None:

@@ -21,7 +21,14 @@ from fusefs.cli.options import LoginOptions, common_options, json_option, login_
 from fusefs.cli.output import Invocation
 from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.host import LinuxHost
-from fusefs.spec import DURABILITIES, FILESYSTEMS, FUSE_CHANNELS, VolumeSpec, recovery_timeout
+from fusefs.spec import (
+    DURABILITIES,
+    FILESYSTEMS,
+    FSCK_POLICIES,
+    FUSE_CHANNELS,
+    VolumeSpec,
+    recovery_timeout,
+)
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
@@ -185,6 +192,13 @@ def attach(
     help="What must be there, or is made [default: what is there; ext4 is made].",
 )
 @click.option("--format-if-blank", is_flag=True, help="Make a file system where nothing is.")
+@click.option(
+    "--fsck",
+    type=click.Choice(FSCK_POLICIES),
+    default=FSCK_POLICIES[0],
+    show_default=True,
+    help="The check before a writable mount: as its makers advise, none, or in full.",
+)
 @click.option("-o", "options", multiple=True, metavar="OPTS", help="Mount options, with commas.")
 @login_options(backend=False)
 @json_option
@@ -201,6 +215,7 @@ def mount(
     fuse: str,
     fstype: str | None,
     format_if_blank: bool,
+    fsck: str,
     options: tuple[str, ...],
     login: LoginOptions,
 ) -> None:
@@ -217,6 +232,7 @@ def mount(
         fuse_channel=fuse,
         fstype=fstype or "",
         format_if_blank=format_if_blank,
+        fsck=fsck,
         mount_options=tuple(option for option in wanted if option not in ("ro", "rw")),
     )
     credentials = login.credentials(spec.address)

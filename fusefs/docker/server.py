@@ -123,6 +123,9 @@ class PluginServer:
         try:
             caller = _allowed(request)
             values = await _values(request)
+            # Never the options: one that is refused may be a secret.
+            what = values.get("Name", ""), values.get("ID", "")
+            log.debug("%s Name=%s ID=%s from %s", endpoint.name, *what, caller)
             if endpoint.undo is not None:
                 answer = await self._revocably(endpoint, values, caller, request)
             else:

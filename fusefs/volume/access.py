@@ -74,6 +74,18 @@ class VolumeAccess:
         """The holder of this run directory: to ask, and to replace by newer code."""
         return self._holder
 
+    async def spec_of(self, name: str) -> VolumeSpec:
+        """What a volume of this node was asked for as.
+
+        Raises:
+            NoSuchVolume: there is none of this name.
+            NameInUse: there is one, and its state file cannot be read.
+        """
+        try:
+            return (await self._existing(name)).state.spec
+        except StateUnreadable as error:
+            raise NameInUse(name, difference=f"its state file {error}") from error
+
     @asynccontextmanager
     async def _lock(self, name: str, timeout_s: float | None = None) -> AsyncIterator[None]:
         await host_call(self._directories.prepare)

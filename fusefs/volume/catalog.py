@@ -19,7 +19,7 @@ from typing import Any
 
 from fusefs.errors import InvalidSpec, VolumeError
 from fusefs.spec import VolumeSpec, volume_dir_name
-from fusefs.volume.state import write_json
+from fusefs.volume.state import remove_file, write_json
 from pyscsi_init.errors import ConfigurationError
 
 log = logging.getLogger("fusefs.volume")
@@ -101,9 +101,9 @@ class Catalog:
         """Write one definition, whole or not at all."""
         write_json(self.path(definition.name), definition.to_json())
 
-    def remove(self, name: str) -> None:
-        """Remove a definition; one that is not there is no error."""
-        self.path(name).unlink(missing_ok=True)
+    def remove(self, name: str) -> bool:
+        """Remove a definition; whether there was one."""
+        return remove_file(self.path(name))
 
     def all(self) -> list[Definition]:
         """Every definition that can be read, by name; a damaged one is told of and left out,

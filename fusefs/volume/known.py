@@ -26,7 +26,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fusefs.errors import InvalidSpec, NameInUse, NoSuchVolume, VolumeError
+import anyio
+
+from fusefs.errors import InvalidSpec, NameInUse, NoSuchVolume, OperationInProgress, VolumeError
 from fusefs.spec import VolumeSpec, volume_dir_name
 from fusefs.volume import checks
 from fusefs.volume.catalog import Catalog, Definition, now_text
@@ -160,7 +162,8 @@ class KnownVolumes:
             NoSuchVolume: it is not known.
             and what ``VolumeManager.ensure_mounted`` raises; then nothing is counted.
 
-        Cancellation: nothing is counted, and what was brought up for it is taken back.
+        Cancellation: nothing is counted, and what was brought up for it is taken back; when it is
+        there already, the caller is counted and returned to.
         """
         async with self._lock(name):
             definition = await self._definition(name)
@@ -176,7 +179,8 @@ class KnownVolumes:
                     await self._remove_mountpoint(path)
                 raise
             users[user] = users.get(user, 0) + 1
-            await self._save_users(name, users)
+            with anyio.CancelScope(shield=True):  # whoever is cancelled from here on is counted
+                await self._save_users(name, users)
             return path
 
     async def release(self, name: str, user: str) -> None:
@@ -211,10 +215,24 @@ class KnownVolumes:
                     await self._take_down(name)
             return gone
 
+    async def forget(self, name: str) -> bool:
+        """Drop the definition of a volume and which unit it was; whether anything was known.
+
+        Raises:
+            VolumeInUse: somebody uses it, or it is attached.
+        """
+        async with self._lock(name):
+            users = await self._users(name)
+            if users:
+                raise VolumeInUse(name, sorted(users))
+            known = await self._manager.forget(name)
+            return await host_call(functools.partial(self._catalog.remove, name)) or known
+
     async def restore(self) -> RestoreReport:
         """At a start: clear what was cut off, take down what nobody uses, keep the rest.
 
-        Never waits for a target: what cannot be written out stays, and is told as a problem.
+        What cannot be written out, because its target is away, stays and is told as a problem; a
+        target that is only silent is waited for as long as a flush may take.
         """
         report = await self._manager.restore()
         definitions = await host_call(self._catalog.all)
@@ -222,6 +240,8 @@ class KnownVolumes:
             try:
                 async with self._lock(name, 0.0):
                     await self._restore_one(name, report)
+            except OperationInProgress:
+                report.busy.append(name)
             except (VolumeError, IscsiError, OSError) as error:
                 report.problems.append(f"{name}: {error}")
                 log.warning("restore: volume %s: %s", name, error)

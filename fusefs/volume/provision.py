@@ -94,6 +94,8 @@ class ProvisionedLun:
     size_bytes: int
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What it was made with, as far as it matters to a second request of the name."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """As they were given; whoever asked for the unit finds here what it is to be used with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,20 @@ class Provisioner(ABC):
         name: str,
         size: SizeRange,
         parameters: Mapping[str, str],
+        labels: Mapping[str, str],
         credentials: Chap | None = None,
     ) -> ProvisionedLun:
         """A unit for ``name``: the one it has, or a new one. It holds nothing of its former user.
+
+        ``labels`` are kept with the claim and mean nothing to the provisioner.
 
         The claim is durable before this returns, and before anything is made that would be lost
         without it.
 
         Raises:
             InvalidSpec: a parameter that is unknown, missing, or cannot work.
-            ClaimConflict: the name has a unit of a size outside ``size``, or of other parameters.
+            ClaimConflict: the name has a unit of a size outside ``size``, or of other parameters or
+                labels.
             SizeNotPossible: no unit of such a size can exist here.
             NoSpaceLeft: none is free.
             IscsiError, HostError: the target or the host failed; calling again goes on.

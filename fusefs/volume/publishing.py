@@ -39,13 +39,18 @@ class Publishing(VolumeAccess):
         return await self._publish(name, str(directory), read_only, device=False, make=False)
 
     async def ensure_published(
-        self, name: str, directory: str | Path, read_only: bool = False
+        self, name: str, directory: str | Path, read_only: bool = False, *, note: str = ""
     ) -> VolumeStatus:
-        """As :meth:`publish`; a directory that is missing is made, and goes with the bind."""
-        return await self._publish(name, str(directory), read_only, device=False, make=True)
+        """As :meth:`publish`; a directory that is missing is made, and goes with the bind.
+
+        ``note`` is kept with the bind, and a second bind with another one is refused.
+        """
+        return await self._publish(
+            name, str(directory), read_only, device=False, make=True, note=note
+        )
 
     async def publish_device(
-        self, name: str, file: str | Path, read_only: bool = False
+        self, name: str, file: str | Path, read_only: bool = False, *, note: str = ""
     ) -> VolumeStatus:
         """Bind the node of the volume's loop device onto an empty file, which is made if missing.
 
@@ -55,7 +60,7 @@ class Publishing(VolumeAccess):
                 bind of a device node keeps nobody from writing to the device.
             NameInUse: the volume is there already, with other rights.
         """
-        return await self._publish(name, str(file), read_only, device=True, make=True)
+        return await self._publish(name, str(file), read_only, device=True, make=True, note=note)
 
     async def unpublish(self, name: str, directory: str | Path) -> None:
         """Take a bind away; one that is gone is no error.
@@ -88,13 +93,20 @@ class Publishing(VolumeAccess):
         await volume.save(binds=tuple(b for b in volume.state.binds if b.directory != path))
 
     async def _publish(
-        self, name: str, place: str, read_only: bool, *, device: bool, make: bool
+        self,
+        name: str,
+        place: str,
+        read_only: bool,
+        *,
+        device: bool,
+        make: bool,
+        note: str = "",
     ) -> VolumeStatus:
         async with self._lock(name):
             volume = await self._existing(name)
             await self._refuse_unfit(volume, read_only, device=device)
             path = await host_call(functools.partial(checks.resolve_parent, place))
-            bind = Bind(path, read_only, device)
+            bind = Bind(path, read_only, device, note=note)
             for known in volume.state.binds:
                 if known.directory != path or known.pending:
                     continue
@@ -102,6 +114,8 @@ class Publishing(VolumeAccess):
                     if (known.read_only, known.device) != (read_only, device):
                         rights = f"{path} has it with read_only={known.read_only}"
                         raise NameInUse(name, difference=rights)
+                    if known.note != note:
+                        raise NameInUse(name, difference=f"{path} has it as {known.note}")
                     return await status.look(volume)
             # What an attempt that was cut off has left there, or what somebody unmounted.
             await self._take_away(volume, path)

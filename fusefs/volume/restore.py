@@ -12,24 +12,30 @@ A volume that is being worked on at this moment is left alone: its lock says so.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
-import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusefs.errors import OperationInProgress, VolumeError
-from fusefs.volume import listing, status
+from fusefs.volume import checks, status
 from fusefs.volume.access import VolumeAccess, is_at_rest
 from fusefs.volume.hostcalls import host_call
+from fusefs.volume.locks import file_lock
+from fusefs.volume.paths import VolumePaths
+from fusefs.volume.pieces import Pieces
 from fusefs.volume.state import StateUnreadable, load_state, placeholder_state
 from fusefs.volume.teardown import take_down_by_force
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
 
-_TEMPORARY = re.compile(r"\..*\.json\.(\d+)\.new")
+_WRITING_S = 60.0
+"""Nobody writes a state file for so long: a temporary one that is older has lost its writer, even
+where the process id in its name is somebody's."""
 
 
 @dataclass(slots=True)
@@ -58,10 +64,12 @@ class Restoring(VolumeAccess):
         """
         await host_call(self._directories.prepare)
         report = RestoreReport()
-        for name in await host_call(functools.partial(listing.names, self._directories)):
+        for paths in await host_call(self._volume_paths):
+            name = await host_call(functools.partial(checks.name_of_directory, paths.directory))
+            lock = self._directories.locks / f"{paths.directory.name}.lock"
             try:
-                async with self._lock(name, 0.0):
-                    await self._restore_one(name, report)
+                async with file_lock(lock, name, 0.0):
+                    await self._restore_one(name, paths, report)
             except OperationInProgress:
                 report.busy.append(name)
             except (VolumeError, IscsiError, OSError) as error:
@@ -72,8 +80,11 @@ class Restoring(VolumeAccess):
             log.warning("restore: %s", problem)
         return report
 
-    async def _restore_one(self, name: str, report: RestoreReport) -> None:
-        paths = self._directories.volume(name)
+    def _volume_paths(self) -> list[VolumePaths]:
+        entries = sorted(self._directories.volumes.iterdir())
+        return [VolumePaths(entry) for entry in entries if entry.is_dir()]
+
+    async def _restore_one(self, name: str, paths: VolumePaths, report: RestoreReport) -> None:
         try:
             state = await host_call(functools.partial(load_state, paths.state))
         except StateUnreadable as error:
@@ -82,7 +93,8 @@ class Restoring(VolumeAccess):
             return
         if state is None and not await host_call(paths.directory.is_dir):
             return  # it has ended since we looked
-        volume = self._pieces(state or placeholder_state(name))
+        left = state or placeholder_state(name)
+        volume = Pieces(self._host, paths, left, self._holder)
         await volume.ask_the_holder()
         if state is None or not is_at_rest(state):
             ended = await take_down_by_force(volume)
@@ -140,6 +152,8 @@ class Restoring(VolumeAccess):
             directories.isids,
         ):
             for file in directory.glob(".*.new"):
-                match = _TEMPORARY.fullmatch(file.name)
-                if match and not Path(f"/proc/{match[1]}").exists():
-                    file.unlink(missing_ok=True)
+                writer = file.name.removesuffix(".new").rpartition(".")[2]
+                with contextlib.suppress(FileNotFoundError):
+                    is_old = time.time() - file.stat().st_mtime > _WRITING_S
+                    if is_old or not Path(f"/proc/{writer}").exists():
+                        file.unlink()

@@ -47,6 +47,8 @@ class Bind:
     """We made the directory or file for it, so it goes with it."""
     pending: bool = False
     """On its way there: nobody was told yet that it is."""
+    note: str = ""
+    """What the front door wants to find again; a second bind with another note is another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +131,12 @@ class VolumeState:
 
 def _bind(values: Mapping[str, Any]) -> Bind:
     return Bind(
-        str(values["directory"]),
-        bool(values["read_only"]),
-        *(bool(values.get(name, False)) for name in ("device", "made", "pending")),
+        directory=str(values["directory"]),
+        read_only=bool(values["read_only"]),
+        device=bool(values.get("device", False)),
+        made=bool(values.get("made", False)),
+        pending=bool(values.get("pending", False)),
+        note=str(values.get("note", "")),
     )
 
 

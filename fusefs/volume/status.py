@@ -30,7 +30,8 @@ class VolumeStatus:
     url: str = ""
     state: str
     """attached, mounted; recovering (the target or the worker is away and I/O waits); a phase on
-    the way (such as ``mounting``) while a command works on it; failed (``last_error`` says why)."""
+    the way (such as ``mounting``) while a command works on it; failed (``last_error`` says why);
+    defined, for one that is known by name and not attached."""
     file: str = ""
     loop: str = ""
     mountpoint: str = ""

@@ -33,8 +33,9 @@ FORCED_STOP_SECONDS = 3.0
 FORCED_SYNC_SECONDS = 10.0
 """A worker whose connection was aborted ends by itself; one whose target is gone may not."""
 
-NAMESPACE_PATIENCE_S = 3.0
-"""A container that starts holds copies of all mounts of its host for a moment, ours among them."""
+NAMESPACE_PATIENCE_S = 15.0
+"""A container that starts holds copies of all mounts of its host for a moment, ours among them; on
+a host that is short of processors the moment is long."""
 
 
 @dataclass(slots=True)

@@ -122,3 +122,40 @@ def test_an_unknown_field_of_a_file_is_refused() -> None:
         VolumeSpec.from_json({"url": URL, "colour": "red"})
     with pytest.raises(InvalidSpec, match="is missing"):
         VolumeSpec.from_json({"name": "x"})
+
+
+# -- credentials, checks, raw block ----------------------------------------------------------------
+
+
+CHAP = {"chap_user": "me", "chap_secret_file": "/etc/secret"}
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"chap_user": "me"}, "worth nothing without chap_secret_file"),
+        ({"chap_secret_file": "/etc/secret"}, "worth nothing without chap_user"),
+        (CHAP | {"chap_peer_user": "it"}, "worth nothing without chap_peer_secret_file"),
+        ({"chap_peer_secret_file": "/etc/peer"}, "worth nothing without chap_secret_file"),
+        (CHAP | {"chap_secret_file": "secret"}, "not an absolute path"),
+        (CHAP | {"url": "iscsi://you@127.0.0.1/iqn.2026-01.com.example:d/1"}, "URL's 'you'"),
+        ({"fsck": "always"}, "one of preen, never, force"),
+        ({"fencing": "on"}, "one of auto, off, required"),
+        ({"block": True, "fstype": "ext4"}, "drop block"),
+        ({"block": True, "format_if_blank": True}, "drop block"),
+        ({"block": True, "mount_options": ("noatime",)}, "drop block"),
+    ],
+)
+def test_what_does_not_fit_together(values: dict[str, object], why: str) -> None:
+    with pytest.raises(InvalidSpec, match=why):
+        VolumeSpec(**({"url": URL} | values))
+
+
+def test_the_user_of_the_url_needs_only_the_file() -> None:
+    spec = VolumeSpec(
+        url="iscsi://me@127.0.0.1/iqn.2026-01.com.example:d/1",
+        chap_secret_file="/etc/secret",
+        chap_peer_secret_file="/etc/peer",
+    )
+    assert spec.chap_user_or_url == "me"
+    assert VolumeSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec

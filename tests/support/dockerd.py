@@ -26,16 +26,19 @@ from typing import Any
 
 from . import processes
 from .closing import Closing
+from .kernel_tables import loop_devices_over, of_no_mount
 from .mount_namespace import MountNamespace
 from .netns import NetworkNamespace
 from .requirements import SBIN, require
 from .source import ROOT
+from .waiting import wait_until
 
 PLUGIN = "pyscsi-init"
 PLUGIN_SOCKET = f"/run/docker/plugins/{PLUGIN}.sock"
 HOST_URL = "unix:///run/docker.sock"
 START_S = STOP_S = 60.0
-COMMAND_S = 120.0
+COMMAND_S = 240.0
+"""Ten containers that write leave a busy machine little time for commands."""
 SETTLE_S = 30.0
 """A holder that nobody wants any more sees that within a few seconds, on a busy machine later."""
 
@@ -45,19 +48,6 @@ OURS = ("fusefs.cli serve", "fusefs.process")
 
 class DockerError(Exception):
     """docker, dockerd or the plugin said no."""
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Return as soon as ``condition`` holds.
-
-    Raises:
-        TimeoutError: it did not within ``seconds``.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.05)
 
 
 class DockerEngine(Closing):
@@ -312,30 +302,13 @@ class DockerEngine(Closing):
     def leftovers(self) -> list[str]:
         """What is there of volumes: all of it has to be gone when no container uses any."""
         mounts = self.namespace.mounts()
-        found = [
-            str(mounted)
-            for mounted in mounts
-            if mounted.mountpoint not in self._mounts_of_the_engines
-        ]
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            with contextlib.suppress(OSError):
-                if str(self.directory) in (text := backing.read_text().strip()):
-                    found.append(f"loop device {backing.parts[3]} ({text})")
-        # The kernel uses a number again: a connection that is mounted somewhere now is another's.
-        elsewhere = {
-            int(line.split()[2].partition(":")[2])
-            for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        }
-        mounted_here = {mounted.device_minor for mounted in mounts}
+        theirs = self._mounts_of_the_engines
+        found = [str(mounted) for mounted in mounts if mounted.mountpoint not in theirs]
+        found += loop_devices_over(str(self.directory))
+        found += of_no_mount(self._connections & self.namespace.fuse_connections(), mounts)
+        plugin = self._plugin.pid if self._plugin else 0
         found += [
-            f"FUSE connection {number}"
-            for number in self._connections - elsewhere - mounted_here
-            if Path(f"/sys/fs/fuse/connections/{number}").exists()
-        ]
-        found += [
-            f"process {pid} ({line})"
-            for pid, line in self.our_processes().items()
-            if self._plugin is None or pid != self._plugin.pid
+            f"process {p} ({line})" for p, line in self.our_processes().items() if p != plugin
         ]
         volumes = self.directory / "volumes/volumes"
         if volumes.exists():

@@ -32,6 +32,8 @@ from .source import ROOT
 
 CLONE_NEWNS = 0x00020000
 READY = "ready"
+CONNECTIONS = "/sys/fs/fuse/connections"
+"""Here the keeper mounts what shows the FUSE connections of the whole machine."""
 KEPT = ("/proc", "/sys", "/dev")
 """What is mounted here and below comes from the kernel, and no test has put it there."""
 
@@ -107,6 +109,10 @@ class MountNamespace(Closing):
             for entry in mountinfo.read(self.pid)
         ]
 
+    def fuse_connections(self) -> set[int]:
+        """The FUSE connections of the whole machine."""
+        return {int(name) for name in os.listdir(f"/proc/{self.pid}/root{CONNECTIONS}")}
+
     def processes(self) -> set[int]:
         """Every process that is inside, but for the keeper."""
         inside = os.readlink(f"/proc/{self.pid}/ns/mnt")
@@ -140,6 +146,7 @@ def _keep(arguments: Sequence[str]) -> None:
         if not _is_kept(entry.mountpoint):
             syscalls.umount(entry.mountpoint, syscalls.MNT_DETACH)
     syscalls.mount(arguments[0], "/run", None, syscalls.MS_BIND)
+    syscalls.mount("fusectl", CONNECTIONS, "fusectl", 0)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SHARED)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import anyio
@@ -13,3 +14,16 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  (nobody here can set an event)
             await anyio.sleep(0.01)
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """The same without an event loop.
+
+    Raises:
+        TimeoutError: it did not within ``seconds``; it says ``what`` was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)

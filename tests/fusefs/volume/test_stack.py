@@ -28,7 +28,7 @@ MOUNT_STEPS = [
     "fsck",
     "mount",
 ]
-FORMAT_STEPS = [*MOUNT_STEPS[:5], "assert_formattable", "mkfs", "mount"]
+FORMAT_STEPS = [*MOUNT_STEPS[:5], "assert_formattable", "mkfs", "probe", "mount"]
 
 
 # -- the sentence -------------------------------------------------------------------------------

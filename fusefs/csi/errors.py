@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which gRPC status an error becomes: one table, read from the top.
+
+The codes are those that the CSI specification gives to each case ("Error Scheme" and the table of
+each call); a caller acts on them: it repeats what is ABORTED or UNAVAILABLE, gives up on
+INVALID_ARGUMENT, and looks at the volume's capabilities after FAILED_PRECONDITION. The text is the
+error's own sentence: value, reason, remedy. It never holds a secret, because no error does.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from fusefs import errors as volume
+from fusefs import volume_errors
+from fusefs.volume import provision
+from pyscsi_init import errors as iscsi
+
+Code = grpc.StatusCode
+
+MAX_TEXT = 2000
+"""A status travels in a header, and headers of more than 8 KiB are refused by default."""
+
+CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
+    (Code.ABORTED, (volume.OperationInProgress,)),
+    (Code.ALREADY_EXISTS, (volume.NameInUse, provision.ClaimConflict)),
+    (Code.NOT_FOUND, (volume.NoSuchVolume, provision.NoSuchClaim)),
+    (Code.OUT_OF_RANGE, (provision.SizeNotPossible,)),
+    (Code.RESOURCE_EXHAUSTED, (provision.NoSpaceLeft,)),
+    # What was asked for can never work: a value, a name, a URL, a secret.
+    (Code.INVALID_ARGUMENT, (volume.InvalidSpec, iscsi.ConfigurationError)),
+    # The target does not have it: the volume does not exist.
+    (Code.NOT_FOUND, (iscsi.TargetNotFound, iscsi.TargetRemoved, iscsi.LunNotFound)),
+    (Code.UNAUTHENTICATED, (iscsi.AuthenticationFailed, iscsi.TargetAuthenticationFailed)),
+    (Code.PERMISSION_DENIED, (iscsi.AuthorizationFailed,)),
+    (
+        Code.UNAVAILABLE,
+        (
+            iscsi.ConnectError,
+            iscsi.TargetUnavailable,
+            iscsi.LoginTimeout,
+            iscsi.ConnectionLost,
+            volume.WorkerFailed,
+        ),
+    ),
+    (Code.DEADLINE_EXCEEDED, (volume.Timeout, iscsi.TaskTimeout)),
+    # Somebody must change something at the volume, the target or this node first.
+    (
+        Code.FAILED_PRECONDITION,
+        (
+            volume.AlreadyAttached,
+            volume.ContentError,
+            volume.DeviceBusy,
+            volume.NotAllowed,
+            volume_errors.VolumeInUse,
+            provision.ClaimInUse,
+            iscsi.ReservationConflict,
+            iscsi.ReadOnlyDevice,
+            iscsi.NotABlockDevice,
+            iscsi.IdentityMismatch,
+            iscsi.CapacityShrunk,
+        ),
+    ),
+)
+
+
+class Refused(Exception):
+    """A call that CSI itself answers with ``code``; no layer below was asked."""
+
+    def __init__(self, code: Code, text: str, *, remedy: str = "") -> None:
+        self.code = code
+        super().__init__(f"{text}; {remedy}" if remedy else text)
+
+
+def missing(field: str, *, remedy: str = "") -> Refused:
+    """The refusal of a call without a field that it must have."""
+    return Refused(Code.INVALID_ARGUMENT, f"{field} is missing", remedy=remedy)
+
+
+def code_of(error: BaseException) -> Code:
+    """The status code of an error; INTERNAL for whatever the table does not know."""
+    if isinstance(error, Refused):
+        return error.code
+    for code, classes in CODES:
+        if isinstance(error, classes):
+            return code
+    return Code.INTERNAL
+
+
+def text_of(error: BaseException) -> str:
+    """One line for a person, short enough for a header."""
+    text = str(error) or type(error).__name__
+    line = " | ".join(part.strip() for part in text.splitlines() if part.strip())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 3] + "..."
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether it is one of the trees' errors; anything else is a fault of ours."""
+    return isinstance(error, (Refused, volume.VolumeError, iscsi.IscsiError))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server on its unix socket.
+
+The socket is only for root: whoever can connect to it can mount any LUN. A socket file that a
+killed server left behind is taken over; one that somebody listens on is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from fusefs.csi.calls import Calls, answering
+from fusefs.csi.controller import Controller
+from fusefs.csi.identity import Identity
+from fusefs.csi.node import Node
+from fusefs.csi.wire import csi_pb2 as csi
+from fusefs.errors import InvalidSpec
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.manager import VolumeManager
+from fusefs.volume.provision import Provisioner
+
+SCHEME = "unix:"
+MAX_PATH = 107
+"""Of a unix socket, as the kernel has it."""
+GRACE_S = 2.0
+"""What calls that only look are given to end, when the server stops."""
+
+
+def socket_path(address: str) -> Path:
+    """The path in ``unix:///csi/csi.sock``, ``unix:/csi/csi.sock`` or ``/csi/csi.sock``.
+
+    Raises:
+        InvalidSpec: it is something else; a network address above all, because nobody would be
+            asked there who he is.
+    """
+    path = address
+    if address.startswith(SCHEME):
+        path = address.removeprefix(SCHEME)
+        if path.startswith("//"):
+            path = path[2:]
+    if not path.startswith("/"):
+        raise InvalidSpec(
+            "address", address, "is no unix socket", remedy="write unix:///csi/csi.sock"
+        )
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise InvalidSpec("address", address, f"is longer than {MAX_PATH} bytes")
+    return Path(path)
+
+
+class CsiServer:
+    """The driver: Identity, and Node for ``manager``, Controller for ``provisioners`` (None: this
+    process does not have that service)."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        manager: VolumeManager | None,
+        provisioners: Iterable[Provisioner] | None,
+        node_id: str,
+        max_volumes: int = 0,
+    ) -> None:
+        """Nothing is touched before :meth:`serve`.
+
+        Raises:
+            InvalidSpec: ``address`` is no unix socket.
+        """
+        self.path = socket_path(address)
+        self._calls = Calls()
+        self._services: dict[str, Any] = {
+            "Identity": Identity(
+                host=manager.host if manager is not None else None,
+                controller=provisioners is not None,
+            )
+        }
+        if manager is not None:
+            self._services["Node"] = Node(
+                manager, self._calls, node_id=node_id, max_volumes=max_volumes
+            )
+        if provisioners is not None:
+            self._services["Controller"] = Controller(provisioners, self._calls)
+
+    async def serve(
+        self,
+        stop: anyio.Event,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stop`` is set; ``task_status`` is told when calls are answered.
+
+        What is under way then is cancelled, which undoes it, and the socket's file goes.
+
+        Raises:
+            InvalidSpec: the address cannot be listened on, or somebody does already.
+        """
+        await host_call(lambda: _clear(self.path))
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        for name, service in self._services.items():
+            server.add_generic_rpc_handlers((_handler(name, service),))
+        before = os.umask(0o177)  # root alone may connect, from the first moment on
+        try:
+            server.add_insecure_port(f"unix:{self.path}")
+        except RuntimeError as error:
+            raise InvalidSpec(
+                "address", str(self.path), f"cannot be listened on ({error})"
+            ) from error
+        finally:
+            os.umask(before)
+        await server.start()
+        try:
+            task_status.started()
+            await stop.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._calls.stop()
+                await server.stop(GRACE_S)
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
+
+    def reload(self) -> None:
+        """SIGHUP: there is nothing that could be looked at again."""
+
+
+def _handler(name: str, service: Any) -> grpc.GenericRpcHandler:
+    """The methods of one service; a method that ``service`` lacks is UNIMPLEMENTED."""
+    description = csi.DESCRIPTOR.services_by_name[name]
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(
+            answering(method.name, getattr(service, method.name)),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+        for method in description.methods
+    }
+    return grpc.method_handlers_generic_handler(description.full_name, handlers)
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens on."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise InvalidSpec("address", str(path), "is there and no socket", remedy="choose another")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            if error.errno != errno.ECONNREFUSED:
+                raise InvalidSpec("address", str(path), str(error)) from error
+        else:
+            raise InvalidSpec(
+                "address", str(path), "has a server already", remedy="stop that one first"
+            )
+    path.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How full a volume is, asked of its filesystem without ever waiting for long."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+
+from fusefs.errors import CallFailed, NoSuchVolume, Timeout
+from fusefs.host.blocking import bounded
+from fusefs.volume.checks import resolve_parent
+from fusefs.volume.hostcalls import host_call
+from fusefs.volume.status import VolumeStatus
+
+ASK_SECONDS = 3.0
+"""A filesystem answers from memory; one that does not waits for its target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Bytes, and numbers of inodes. A raw device has a size and nothing else."""
+
+    size_bytes: int
+    used_bytes: int = 0
+    available_bytes: int = 0
+    """To those who are not root."""
+    inodes: int = 0
+    """0 where the filesystem makes them as it needs them."""
+    inodes_free: int = 0
+    device: bool = False
+    unknown: str = ""
+    """Why only the size is known."""
+
+
+async def places_of(volume: VolumeStatus, path: str) -> str:
+    """``path`` as the volume has it, if that is one of its places.
+
+    Raises:
+        NoSuchVolume: the volume is neither mounted nor published there.
+    """
+    place = await host_call(functools.partial(resolve_parent, path))
+    if place != volume.mountpoint and place not in {bind.directory for bind in volume.binds}:
+        raise NoSuchVolume(f"{volume.name} at {path}")
+    return place
+
+
+async def usage(volume: VolumeStatus, path: str) -> Usage:
+    """How full ``volume`` is, seen at ``path``, a directory or device of it.
+
+    Raises:
+        NoSuchVolume: the volume is not there.
+    """
+    place = await places_of(volume, path)
+    if not volume.mountpoint:
+        return Usage(size_bytes=volume.size_bytes, device=True)
+    ask = functools.partial(os.statvfs, place)
+    try:
+        found = await host_call(lambda: bounded(f"statvfs {place}", ASK_SECONDS, ask))
+    except (Timeout, OSError, CallFailed) as error:
+        return Usage(size_bytes=volume.size_bytes, unknown=str(error))
+    return Usage(
+        size_bytes=found.f_blocks * found.f_frsize,
+        used_bytes=(found.f_blocks - found.f_bfree) * found.f_frsize,
+        available_bytes=found.f_bavail * found.f_frsize,
+        inodes=found.f_files,
+        inodes_free=found.f_ffree,
+    )

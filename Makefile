@@ -18,6 +18,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev
 	iproute2 procps user-mode-linux kmod qemu-system-common libnbd-bin \
 	open-isns-server open-isns-utils \
 	podman conmon runc docker-compose postgresql
+# Debian's kubectl has the name of every other one, and cannot be installed beside it.
+TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \
 	e2fsprogs mount postgresql user-mode-linux kmod iproute2 gcc libc6-dev
 # docker.io only adds a step to the demo, so the demo goes on where it cannot be installed.

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -138,7 +138,7 @@ class FirstProcess:
 
     WAITS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
-    def __init__(self, command: Sequence[str], listener: socket.socket) -> None:
+    def __init__(self, command: list[str], listener: socket.socket) -> None:
         self._command = command
         self._listener = listener
         self._child = 0

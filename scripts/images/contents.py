@@ -42,7 +42,8 @@ _KEPT_SHARES = re.compile(
 )
 """The licences stay with what they are the licences of."""
 _DROPPED = re.compile(
-    r"""usr/(?: share | games | include | local )/ | (?: boot | home | srv | media | mnt | opt | root )/
+    r"""usr/(?: share | games | include | local )/
+      | (?: boot | home | srv | media | mnt | opt | root )/
       | usr/lib/[^/]+-linux-[^/]+/.+/                  # what libraries load on demand
       | usr/lib/(?! python3 | [^/]+-linux-[^/]+/ | os-release )
       | etc/(?! mke2fs\.conf | host\.conf | os-release | mime\.types )
@@ -78,7 +79,7 @@ def is_for_developers(name: str) -> bool:
 
 
 FILES = {
-    "etc/passwd": "root:x:0:0:root:/:/usr/bin/false\nnobody:x:65534:65534:nobody:/:/usr/bin/false\n",
+    "etc/passwd": "root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     # Without it the C library asks the DNS first, and /etc/hosts only when that is not there.
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",

@@ -61,7 +61,7 @@ def needed(root: Path) -> set[Path]:
         found |= {root / match["path"].lstrip("/") for match in _RESOLVED.finditer(text)}
     found.add(root / loader.lstrip("/"))
     places = {_in_root(root, path) for path in found}
-    return places | {place.parent / os.readlink(place) for place in places if place.is_symlink()}
+    return places | {place.parent / place.readlink() for place in places if place.is_symlink()}
 
 
 def _ask(root: Path, loader: str, path: Path) -> str:
@@ -80,7 +80,7 @@ def _in_root(root: Path, path: Path) -> Path:
     folder = path.relative_to(root).parent
     top = root / folder.parts[0]
     if top.is_symlink():
-        folder = Path(os.readlink(top), *folder.parts[1:])
+        folder = top.readlink().joinpath(*folder.parts[1:])
     return root / folder / path.name
 
 

@@ -2,8 +2,8 @@
 """The root file system, in three stages, each kept under the digest of what it was made of.
 
 Debian's packages change by the week, the dependencies with pyproject.toml, the project with every
-edit; so a change of the project costs seconds. A stage is made beside its place and renamed, and one
-process at a time makes them. What belongs to no stage of now is removed.
+edit; so a change of the project costs seconds. A stage is made beside its place and renamed, and
+one process at a time makes them. What belongs to no stage of now is removed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +92,7 @@ def _debian(root: Path, apt: debian.Apt, packages: Iterable[debian.Package]) -> 
 
 
 def _forget_removed_packages(root: Path) -> None:
-    """A package of which only the licence is left is not in the image, unless others refer to it."""
+    """One of which only the licence is left is not in the image, unless others refer to it."""
     documents = root / "usr/share/doc"
     gone = set()
     for listed in (root / "var/lib/dpkg/status.d").glob("*.files"):
@@ -103,7 +102,7 @@ def _forget_removed_packages(root: Path) -> None:
             gone.add(listed.stem)
         listed.unlink()
     referred = {
-        os.readlink(path)
+        str(path.readlink())
         for path in documents.iterdir()
         if path.is_symlink()
         if path.name not in gone

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container image in a Docker Engine: loaded from its archive, and mounting a LUN for itself."""
+"""The container image in a Docker Engine: loaded, and mounting a LUN for itself."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -37,18 +38,16 @@ class Managed:
         self.engine = engine
         self.tgt = tgt
         self.disk = directory / "disk"
-        self.plugins = engine.directory / "docker/plugins"
+        self.plugin_id = engine.docker("plugin", "inspect", "--format={{.Id}}", PLUGIN).strip()
 
     def processes(self, name: str) -> list[int]:
         """Those of the plugin, by a part of the command line."""
         found = []
         for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                root = os.readlink(f"/proc/{entry}/root")
-            except OSError:
-                continue
-            if root.startswith(str(self.plugins)) and name in processes.command_line(int(entry)):
-                found.append(int(entry))
+            with contextlib.suppress(OSError):
+                inside = self.plugin_id in Path("/proc", entry, "cgroup").read_text()
+                if inside and name in processes.command_line(int(entry)):
+                    found.append(int(entry))
         return found
 
     def left(self) -> list[str]:
@@ -58,10 +57,9 @@ class Managed:
             for mounted in self.engine.namespace.mounts()
             if "/propagated-mount/" in mounted.mountpoint
         ]
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            if "/mnt/pyscsi-init/run/" in (text := backing.read_text()):
-                inside.append(text.strip())
-        return inside
+        backing = Path("/sys/block").glob("loop*/loop/backing_file")
+        files = (path.read_text().strip() for path in backing)
+        return inside + [file for file in files if "/mnt/pyscsi-init/run/" in file]
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +142,8 @@ def test_disabling_it_under_a_container(managed: Managed) -> None:
     wait_until(lambda: managed.tgt.sessions(), 30, "a session")
     refused = engine.docker("plugin", "disable", PLUGIN, check=False)
     assert "is in use" in refused
-    wait_until(
-        lambda: engine.docker("exec", writer, "cat", "/data/last", check=False).strip() == "unflushed",
-        30, "the file is written",
-    )  # fmt: skip
+    read = ("exec", writer, "cat", "/data/last")
+    wait_until(lambda: "unflushed" in engine.docker(*read, check=False), 30, "a file is written")
     engine.docker("plugin", "disable", "--force", PLUGIN)
     assert managed.processes("") == []
     assert managed.tgt.sessions() == []

@@ -59,7 +59,7 @@ def test_it_is_small_and_nothing_in_it_builds_or_changes_its_user(root: Path) ->
 
 def test_every_library_that_is_there_is_needed(root: Path) -> None:
     """Asking the loader finds none missing, which would raise, and none too many."""
-    there = {path for path in root.glob("usr/lib/*-linux-*/*.so*")}
+    there = set(root.glob("usr/lib/*-linux-*/*.so*"))
     assert there <= needed(root)
 
 
@@ -82,7 +82,7 @@ def test_every_module_is_compiled_and_stays_valid(root: Path) -> None:
 
 
 def test_it_says_what_it_is_made_of(root: Path) -> None:
-    """Each package for scanners, its licence for everybody; nothing of the machine that built it."""
+    """Each package for scanners, its licence for everybody; nothing of who built it."""
     packages = {path.name for path in (root / "var/lib/dpkg/status.d").iterdir()}
     assert packages >= {"libc6", "e2fsprogs", "xfsprogs", "btrfs-progs", "util-linux"}
     for name in packages:

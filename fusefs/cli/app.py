@@ -40,6 +40,7 @@ COMMANDS = {
     "forget": "forget",
     "upgrade": "upgrade",
     "serve": "serve",
+    "data-plane": "data_plane",
     "resize": "resize",
     "status": "status",
     "doctor": "doctor",
@@ -65,7 +66,7 @@ class LazyGroup(click.Group):
         if module is None:
             return None
         found = importlib.import_module(f"fusefs.cli.{module}")
-        return cast("click.Command", getattr(found, cmd_name))
+        return cast("click.Command", getattr(found, cmd_name.replace("-", "_")))
 
 
 @click.group(

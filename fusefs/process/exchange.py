@@ -53,6 +53,8 @@ class HolderStatus:
     zygote_pid: int | None = None
     notes: tuple[str, ...] = ()
     """What of its protection could not be done on this host."""
+    tended_by: str = ""
+    """Who sees to it that there is one, whether or not there are volumes; empty for nobody."""
 
 
 class HolderEnded(WorkerFailed):

@@ -8,7 +8,8 @@ needed for any: when it dies, the workers go on, and its successor asks them for
 have (:mod:`fusefs.process.rebuilding`). It may be process 1, so it reaps whatever is left to it.
 
 Its configuration comes in on standard input: the run directory, the interpreter and the folders of
-the code, the environment of what it starts. No secret is in it.
+the code, the environment of what it starts. With ``tended_by``, the name of whoever sees that there
+is always a holder, it stays without a volume too. No secret is in it.
 
 INVARIANT: nothing but the standard library and files of ours that need nothing else: what is not in
 this process cannot make it fail, and its memory is not worth a thought.
@@ -53,6 +54,7 @@ class Holder:
     def __init__(self, configuration: Mapping[str, Any], *, loop: Loop | None = None) -> None:
         self.loop = loop or Loop()
         self._configuration = configuration
+        self._tended_by = str(configuration.get("tended_by") or "")
         self._directory = os.open(configuration["run"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = -1
         path = places.holder_path(self._directory)
@@ -120,7 +122,7 @@ class Holder:
 
     def _end_if_idle(self) -> None:
         """End, unless there is a volume, or somebody who is about to bring one."""
-        if self.keeping.volumes or self.zygotes.is_busy or self._configuration.get("stays"):
+        if self.keeping.volumes or self.zygotes.is_busy or self._tended_by:
             return
         if not (self._rebuilding.is_busy or self._rebuilding.may_find_more):
             self._running = False
@@ -166,6 +168,7 @@ class Holder:
             "successor": self._on_successor,
             "zygote": self._on_zygote,
             "hand-over": self._on_hand_over,
+            "untended": self._on_untended,
         }
         request = requests.get(str(packet.values.get("request")))
         if request is None:
@@ -233,6 +236,7 @@ class Holder:
                 "zygote_pid": zygote.pid if zygote else 0,
                 "last_zygote_death": self.zygotes.last_death,
                 "notes": list(self._configuration.get("notes") or ()),
+                "tended_by": self._tended_by,
                 "asking": self._rebuilding.waits_for(),
             },
         )
@@ -274,6 +278,14 @@ class Holder:
 
         self.zygotes.start(configuration, told)
 
+    def _on_untended(self, peer: Peer, packet: Packet) -> None:
+        """Whoever tends us ends: from now on we end with the last volume."""
+        if packet.values.get("by") == self._tended_by:
+            self._tended_by = ""
+            self.zygotes.reconfigure(tended_by="")
+            self._end_if_idle()
+        self._peers.answer(peer, {})
+
     def _on_hand_over(self, peer: Peer, _packet: Packet) -> None:
         """Give everything to the holder that asks, and end."""
         if self.zygotes.is_busy or self._rebuilding.is_busy:
@@ -307,7 +319,7 @@ def _read_configuration() -> dict[str, Any]:
 def main() -> int:
     """Run a holder in this process; as another than process 1, in a child that nobody waits for."""
     configuration = _read_configuration()
-    if os.getpid() != 1 and not configuration.get("stays"):
+    if os.getpid() != 1:
         if os.fork():
             os._exit(0)
         os.setsid()

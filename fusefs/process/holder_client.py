@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from fusefs.errors import WorkerFailed
+from fusefs.errors import NotAllowed, WorkerFailed
 from fusefs.host import Host
 from fusefs.process import places
 from fusefs.process.exchange import (
@@ -50,9 +50,24 @@ AGAIN_SECONDS = 2.0
 """A holder that was started and is not there by then has died, or ended because nobody came."""
 FORK_SECONDS = 30.0
 END_SECONDS = 5.0
+TAKE_OVER_SECONDS = 60.0
+"""For a holder to hand over: while it starts a worker it does not."""
 ASKING_SECONDS = 2.0
 """How long a holder that has just begun may take to hear of its volumes."""
 _PAUSE_S = 0.01
+_LOOK_S = 0.1
+
+DATA_PLANE_VARIABLE = "PYSCSI_INIT_DATA_PLANE"
+NO_DATA_PLANE = (
+    f"no holder runs, and {DATA_PLANE_VARIABLE}=external says that another program has it; see "
+    f"that `pyscsi-init data-plane` runs on this node with the same run directory"
+)
+
+
+def is_external() -> bool:
+    """Whether holder and workers belong to a `pyscsi-init data-plane`, and are not to be started
+    by whoever needs them: their files and their mounts would be in the wrong place."""
+    return os.environ.get(DATA_PLANE_VARIABLE, "").lower() == "external"
 
 
 class HolderClient:
@@ -65,13 +80,17 @@ class HolderClient:
         *,
         zygote: str = ZYGOTE_MODULE,
         silence_s: float | None = None,
+        tended_by: str = "",
     ) -> None:
         """``zygote`` is the module that its zygotes run; ``silence_s`` after how many seconds
-        without a beat a worker is killed, if not the usual."""
+        without a beat a worker is killed, if not the usual. ``tended_by`` is the caller's name if
+        it sees to it that there is a holder, whether or not there are volumes."""
         self._run = Path(run)
         self._host = host
         self._zygote = zygote
         self._silence_s = silence_s
+        self.tended_by = tended_by
+        self._may_start = bool(tended_by) or not is_external()
 
     # -- volumes ----------------------------------------------------------------------------------
 
@@ -168,6 +187,7 @@ class HolderClient:
                     int(values["pid"]),
                     int(values["zygote_pid"]) or None,
                     tuple(values["notes"]),
+                    str(values.get("tended_by") or ""),
                 )
             await anyio.sleep(_PAUSE_S)
 
@@ -203,6 +223,12 @@ class HolderClient:
         Raises:
             WorkerFailed: the new zygote did not come up; the old one goes on.
         """
+        if not self._may_start:
+            raise NotAllowed(
+                "replace the zygote from here",
+                f"{DATA_PLANE_VARIABLE}=external: the data plane is another program's",
+                remedy="start the newer `pyscsi-init data-plane`: it takes over by itself",
+            )
         request = {"request": "zygote", **code_of_this_process()}
         return int((await self._ask("", request, seconds=FORK_SECONDS))["pid"])
 
@@ -220,6 +246,44 @@ class HolderClient:
             if now != before or anyio.current_time() > deadline:
                 return int(now)
             await anyio.sleep(_PAUSE_S)
+
+    # -- tending ----------------------------------------------------------------------------------
+
+    async def tender(self) -> str | None:
+        """Who tends the holder that runs, empty for nobody; None where none runs or answers."""
+        connection = await self._connect(start=False)
+        if connection is None:
+            return None
+        with connection, contextlib.suppress(WorkerFailed):
+            request = {"request": "status"}
+            values = await exchange(connection, request, b"", (), "", also=collecting({}))
+            return str(values.get("tended_by") or "")
+        return None
+
+    async def take_over(self) -> None:
+        """See that the holder is one of ours: of this process's code, in its namespaces, tended by
+        it. One of another is asked for all it has, and ends.
+
+        Raises:
+            WorkerFailed: it keeps everything, or none comes up.
+
+        Cancellation: there is a holder, ours or the other.
+        """
+        deadline = anyio.current_time() + TAKE_OVER_SECONDS
+        while (before := await self.tender()) != self.tended_by:
+            if anyio.current_time() > deadline:
+                raise WorkerFailed("", f"the holder of {before or 'nobody'} does not hand over")
+            await self._start(take_over=before is not None)
+            # Of two that start at once one ends, so one look after another is all it takes.
+            await anyio.sleep(_LOOK_S)
+
+    async def leave(self) -> None:
+        """We end: the holder, should it be ours, ends with its last volume."""
+        connection = await self._connect(start=False)
+        if connection is not None:
+            with connection, contextlib.suppress(WorkerFailed):
+                request = {"request": "untended", "by": self.tended_by}
+                await exchange(connection, request, b"", (), "")
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -263,9 +327,11 @@ class HolderClient:
             if connection is not None or not start:
                 return connection
             now = anyio.current_time()
+            if now > deadline and not self._may_start:
+                raise WorkerFailed("", NO_DATA_PLANE)
             if now > deadline:
                 raise WorkerFailed("", f"no holder comes up; see {self._run / places.LOG_NAME}")
-            if now >= next_start:
+            if now >= next_start and self._may_start:
                 # Of two that start at once one ends, so a start too many does no harm.
                 await self._start()
                 next_start = anyio.current_time() + AGAIN_SECONDS
@@ -278,6 +344,7 @@ class HolderClient:
             "zygote": self._zygote,
             "silence_s": self._silence_s,
             "take_over": take_over,
+            "tended_by": self.tended_by,
         }
 
         def begin() -> None:

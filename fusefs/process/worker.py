@@ -154,7 +154,7 @@ class Worker:
         spec = self._document.spec
         reactor = self._reactor = await undo.enter_async_context(open_reactor())
         reactor.polling.slice = UNDIVIDED_S
-        self._beat()
+        self._beat(reactor)
         if self._inherited.slots >= 0:
             self._slots = RequestSlots(self._inherited.slots)
         device, connection = None, 0
@@ -162,6 +162,7 @@ class Worker:
             device, connection = await self._begin(undo, reactor)
         else:
             undo.push_async_callback(self._unmount_at_the_end)
+            await self._mount.make_for_a_successor(self._inherited.fuse, spec.name)
         async with anyio.create_task_group() as serving:
             if device is None:
                 device = await self._go_on(serving, reactor)
@@ -178,7 +179,7 @@ class Worker:
             )
             self._channel = channel
             channel.closed.append(self._over.set)
-            growth = LoopGrowth(self._host, device, f"{self._document.fuse_directory}/lun")
+            growth = LoopGrowth(self._host, device, self._mount.file)
             if self._take_over is not None and self._take_over.has_grown:
                 growth.look()
             control = ControlServer(self._document.directory, self._handlers())
@@ -255,12 +256,10 @@ class Worker:
         await channel.serve(task_status=task_status)
         self._drained.set()
 
-    def _beat(self) -> None:
+    def _beat(self, reactor: Reactor) -> None:
         """Now, and every second from the loop: whoever does not hear it holds us for hung."""
-        reactor = self._reactor
-        assert reactor is not None  # noqa: S101
         pulse.say(self._pulse, pulse.BEAT)
-        reactor.call_at(reactor.now() + pulse.INTERVAL_S, self._beat)
+        reactor.call_at(reactor.now() + pulse.INTERVAL_S, lambda: self._beat(reactor))
 
     async def _end_of_service(
         self, serving: anyio.abc.TaskGroup, channel: Channel, device: BlockDevice

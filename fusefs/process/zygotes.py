@@ -204,6 +204,14 @@ class Zygotes:
         self._watch(zygote)
         return zygote
 
+    def reconfigure(self, **changes: Any) -> None:
+        """Change what the zygote starts the next holder with, should we die."""
+        self.configuration.update(changes)
+        if self.current is not None:
+            with contextlib.suppress(OSError):
+                self.current.outbox.put({"holder": self.configuration})
+                self._watch(self.current)
+
     def adopt(self, connection: socket.socket, pid: int) -> None:
         """Go on with the zygote of a dead holder."""
         connection.setblocking(False)

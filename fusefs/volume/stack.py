@@ -26,6 +26,7 @@ from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedRead
 from fusefs.fuse import RequestSlots
 from fusefs.host import LoopDevice
 from fusefs.process.messages import StartDocument
+from fusefs.process.private_mount import mount_here
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.pieces import Pieces, loop_to_json, make_place
@@ -127,9 +128,12 @@ class Composition(Pieces):
                 ours.callback(slots.close)
                 descriptors["slots"] = slots.fd
             worker = await self.holder.start(self._start_document(), descriptors, self.paths.log)
-        undo.callback(worker.close)
-        await self.save(worker=worker.identity)
-        facts = await worker.wait_ready(ATTACH_DEADLINE_S, self._progress)
+            undo.callback(worker.close)
+            await self.save(worker=worker.identity)
+            facts = await worker.wait_ready(ATTACH_DEADLINE_S, self._progress)
+            # The worker may stand in another mount namespace than the loop device's file has to.
+            directory = str(self.paths.fuse)
+            await self.call(mount_here, self.host, descriptors["fuse"], directory, self.state.name)
         await self.save(facts=facts)
 
     def _start_document(self) -> StartDocument:

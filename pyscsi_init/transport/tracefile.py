@@ -201,16 +201,31 @@ def close_trace_file(file: TraceFile) -> None:
 
 
 def check_trace_file(path: str | os.PathLike[str]) -> None:
-    """Make sure that a trace can be written at ``path``: the file is there afterwards.
+    """Make sure that a trace can be written at ``path``. A file that was not there is not there
+    afterwards: who asks may yet refuse for another reason.
 
     Raises:
         ConfigurationError: the file cannot be written, or is no trace.
     """
     place = Path(path).absolute()
+    was_there = os.path.lexists(place)
     try:
-        os.close(_open(place)[0])
+        descriptor = _open(place)[0]
+        try:
+            if not was_there:
+                _remove_unused(descriptor, place)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _unwritable(place, error) from error
+
+
+def _remove_unused(descriptor: int, place: Path) -> None:
+    # Whoever writes to it holds a lock, so only a file of nobody's goes.
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_size:
+            place.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigurationError:

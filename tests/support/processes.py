@@ -133,3 +133,10 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment, marked as ours, with ``changes``; messages in English."""
     mark_session()
     return {**os.environ, "LC_ALL": "C.UTF-8", **changes}
+
+
+def environ_of(pid: int | None) -> dict[str, str]:
+    """What a process was started with."""
+    with open(f"/proc/{pid}/environ", "rb") as stream:
+        entries = stream.read().split(b"\0")
+    return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +15,18 @@ from fusefs.cli import runner
 from fusefs.cli.signals import SIGNALS, Stopped, stoppable
 
 both = pytest.mark.parametrize("backend", runner.BACKENDS)
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_is_ignored() -> Iterator[None]:
+    """As under nohup: what is ignored when we start stays ignored, by design."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @both

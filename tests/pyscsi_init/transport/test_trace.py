@@ -320,3 +320,12 @@ async def test_the_last_pdus_are_in_the_log(
     )
     assert "received: opcode 3eh" in text
     assert "sent, no answer: 28" in text
+
+
+def test_a_file_that_is_only_looked_at_is_not_left_behind(tmp_path: Path) -> None:
+    place = tmp_path / "new.pcapng"
+    tracefile.check_trace_file(place)
+    assert not place.exists()
+    place.touch()
+    tracefile.check_trace_file(place)
+    assert place.exists()

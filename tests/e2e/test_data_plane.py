@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holder, zygote and workers as a program of their own, in a mount namespace of its own as a pod
+has one, and the hand-over to the next one under fio with verification."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fusefs
+from fusefs.errors import NotAllowed, WorkerFailed
+from fusefs.process import holder_client
+from fusefs.process.holder_client import DATA_PLANE_VARIABLE
+from fusefs.volume.status import VolumeStatus
+from tests.e2e.conftest import Volumes
+from tests.e2e.test_kills_on_tgt import Load
+from tests.support import processes
+from tests.support.closing import Closing
+from tests.support.direct_io import until
+from tests.support.mount_namespace import MountNamespace
+from tests.support.tgt import TgtServer
+
+pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(400)]
+
+MEBI = 1 << 20
+IQN = "iqn.2026-11.example:many"
+PATIENCE_S = 90.0
+DISKS = 3
+
+
+class DataPlaneProcess(Closing):
+    """``pyscsi-init data-plane`` in a mount namespace of its own."""
+
+    def __init__(self, volumes: Volumes, directory: Path, code: Path | None = None) -> None:
+        self._volumes = volumes
+        self._directory = directory
+        self._code = code or Path(str(fusefs.__path__[0])).parent
+        self.ready_file = directory / "ready"
+        self.output = directory / "output"
+        self._mounts = MountNamespace(run=directory / "slash-run")
+
+    def begin(self) -> None:
+        self._directory.mkdir()
+        environment = processes.environment(
+            PYSCSI_INIT_RUN_DIR=str(self._volumes.run_dir),
+            PYSCSI_INIT_STATE_DIR=str(self._volumes.state_dir),
+            PYSCSI_INIT_CGROUP="off",
+            PYTHONPATH=str(self._code),
+        )
+        environment.pop(DATA_PLANE_VARIABLE, None)
+        self._mounts.begin()
+        command = self._mounts.command(sys.executable, "-P", "-m", "fusefs.cli", "data-plane", "-v")
+        with self.output.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [*command, "--ready-file", str(self.ready_file)],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.said()
+            return self.ready_file.exists()
+
+        until(is_ready, PATIENCE_S)
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def namespace(self) -> str:
+        return namespace_of(self._mounts.pid)
+
+    def processes(self) -> set[int]:
+        """All that run in its namespace."""
+        return self._mounts.processes()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+        self._mounts.close()
+
+
+def namespace_of(pid: int | None) -> str:
+    return os.readlink(f"/proc/{pid}/ns/mnt")
+
+
+@pytest.fixture
+def front_door(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Volumes]:
+    """The volumes as a front door has them that starts no process of the data path."""
+    monkeypatch.setenv(DATA_PLANE_VARIABLE, "external")
+    made = Volumes(volumes.directory / "front")
+    made.run_dir.parent.mkdir()
+    yield made
+    made.end_all()
+
+
+@pytest.fixture
+def plane(front_door: Volumes, tmp_path: Path) -> Iterator[DataPlaneProcess]:
+    with DataPlaneProcess(front_door, tmp_path / "plane1") as started:
+        started.wait_ready()
+        yield started
+        front_door.end_all()  # while there is somebody who can
+
+
+@pytest.fixture
+def disks(tgt: TgtServer, tmp_path: Path) -> list[str]:
+    tid = tgt.new_target(IQN)
+    for lun in range(1, DISKS + 1):
+        tgt.add_lun(tid, lun, tmp_path / f"disk{lun}", size_bytes=64 * MEBI)
+    return [tgt.url(tid, lun) for lun in range(1, DISKS + 1)]
+
+
+def test_without_a_data_plane_a_front_door_says_what_is_missing(
+    front_door: Volumes, disks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder_client, "START_SECONDS", 0.5)
+    with pytest.raises(WorkerFailed, match="see that `pyscsi-init data-plane` runs"):
+        front_door.attach(disks[0], name="v")
+    assert front_door.status() == []
+
+
+def test_a_volume_of_a_data_plane_in_another_mount_namespace(
+    front_door: Volumes, plane: DataPlaneProcess, disks: list[str], tgt: TgtServer
+) -> None:
+    volume = front_door.mount(disks[0], name="v", format_if_blank=True)
+    assert namespace_of(volume.worker_pid) == plane.namespace != namespace_of(os.getpid())
+    (Path(volume.mountpoint) / "file").write_text("content")
+    worker = volume.worker_pid
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    assert (Path(volume.mountpoint) / "file").read_text() == "content"
+    until(lambda: front_door.get("v").state == "mounted", PATIENCE_S)
+    assert front_door.umount("v").clean
+    tgt.wait_sessions(0)
+    # Without a volume it stays, for the next one.
+    assert front_door.call(front_door.manager.holder.tender)
+    volume = front_door.mount(disks[0], name="v")
+    assert (Path(volume.mountpoint) / "file").read_text() == "content"
+    assert front_door.umount("v").clean
+
+
+def test_the_worker_does_not_end_under_a_loop_device_of_another_namespace(
+    front_door: Volumes, plane: DataPlaneProcess, disks: list[str]
+) -> None:
+    volume = front_door.attach(disks[0], name="v")
+    assert volume.worker_pid is not None
+    os.kill(volume.worker_pid, signal.SIGTERM)
+    log = front_door.run_dir / "volumes/v/log"
+    until(lambda: "SIGTERM is refused" in log.read_text(), PATIENCE_S)
+    assert front_door.get("v").worker_pid == volume.worker_pid
+    assert front_door.detach("v").clean
+
+
+def test_only_the_next_data_plane_brings_newer_code(
+    front_door: Volumes, plane: DataPlaneProcess
+) -> None:
+    with pytest.raises(NotAllowed, match="takes over by itself"):
+        front_door.call(front_door.manager.holder.renew_zygote)
+
+
+def copy_of_the_code(directory: Path) -> Path:
+    root = Path(str(fusefs.__path__[0])).parent
+    for package in ("fusefs", "pyscsi_init"):
+        shutil.copytree(
+            root / package, directory / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return directory
+
+
+def attach_all(front_door: Volumes, disks: list[str]) -> list[VolumeStatus]:
+    return [front_door.attach(url, name=f"v{number}") for number, url in enumerate(disks)]
+
+
+def test_handed_over_under_load_and_nothing_is_left_of_the_old_one(
+    front_door: Volumes, plane: DataPlaneProcess, disks: list[str], tmp_path: Path, tgt: TgtServer
+) -> None:
+    old = attach_all(front_door, disks)
+    before = front_door.call(front_door.manager.holder.status)
+    loads = [Load(volume.loop) for volume in old]
+    try:
+        until(lambda: all(load.rounds for load in loads), PATIENCE_S)
+        code = copy_of_the_code(tmp_path / "newer")
+        with DataPlaneProcess(front_door, tmp_path / "plane2", code) as newer:
+            newer.wait_ready()
+            for load in loads:
+                load.check()
+            after = front_door.call(front_door.manager.holder.status)
+            assert {before.pid, before.zygote_pid}.isdisjoint({after.pid, after.zygote_pid})
+            now = front_door.status()
+            assert [volume.state for volume in now] == ["attached"] * DISKS
+            for was, volume in zip(old, now, strict=True):
+                assert volume.worker_pid != was.worker_pid
+                assert namespace_of(volume.worker_pid) == newer.namespace
+                assert volume.restarts == 0, volume.last_death
+            assert str(code) in processes.environ_of(after.zygote_pid)["PYTHONPATH"]
+            until(lambda: "another data plane has taken over" in plane.said(), PATIENCE_S)
+            # Of the old one only the process that waits is left, and its end harms nobody.
+            assert plane.processes() == {plane.process.pid}
+            plane.close()
+            rounds = [load.rounds for load in loads]
+            until(
+                lambda: all(load.rounds > was for load, was in zip(loads, rounds, strict=True)),
+                PATIENCE_S,
+            )
+            for load in loads:
+                load.end()
+            # What is born and what ends after it is as ever; so does what grows.
+            tid, lun = 1, 1
+            tgt.grow(tid, lun, 96 * MEBI)
+            assert front_door.resize("v0").size_bytes == 96 * MEBI
+            for volume in now:
+                assert front_door.detach(volume.name).clean
+            tgt.wait_sessions(0)
+    finally:
+        for load in loads:
+            load.end()
+
+
+def test_a_worker_whose_target_is_away_is_handed_over_too(
+    front_door: Volumes, plane: DataPlaneProcess, disks: list[str], tmp_path: Path, tgt: TgtServer
+) -> None:
+    (volume,) = attach_all(front_door, disks[:1])
+    load = Load(volume.loop)
+    try:
+        until(lambda: bool(load.rounds), PATIENCE_S)
+        tgt.kill()
+        until(lambda: front_door.get("v0").state == "recovering", PATIENCE_S)
+        with DataPlaneProcess(front_door, tmp_path / "plane2") as newer:
+            newer.wait_ready()
+            status = front_door.get("v0")
+            assert status.state == "recovering"
+            assert namespace_of(status.worker_pid) == newer.namespace
+            plane.close()
+            tgt.restart()
+            until(lambda: front_door.get("v0").state == "attached", PATIENCE_S)
+            load.end()
+            assert front_door.detach("v0").clean
+    finally:
+        load.end()

@@ -69,8 +69,11 @@ soak: venv
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 \
 		-o faulthandler_timeout=0 $(PYTEST_ARGS)
 
-image docker-plugin: $(VENV)/.run
-	$(BIN)/python -m scripts.images $@
+image: $(VENV)/.run
+	$(BIN)/python -m scripts.images image
+
+docker-plugin: $(VENV)/.run
+	$(BIN)/python -m scripts.images docker-plugin
 
 venv: $(VENV)/.test
 

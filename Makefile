@@ -18,6 +18,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) tgt libiscsi-bin fio tshark fuse3 libfuse3-dev
 	iproute2 procps systemd user-mode-linux kmod qemu-system-common libnbd-bin \
 	open-isns-server open-isns-utils iptables dash \
 	podman conmon runc docker-compose postgresql
+# Debian's kubectl has the name of every other one, and cannot be installed beside it.
+TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 BENCH_PACKAGES := tgt libiscsi-bin qemu-utils qemu-system-common qemu-block-extra libnbd-bin fio \
 	e2fsprogs mount postgresql user-mode-linux kmod iproute2 gcc libc6-dev \
 	docker.io iptables busybox-static dash util-linux
@@ -31,7 +33,7 @@ PYTEST_WORKERS ?= 3
 HYPOTHESIS_PROFILE ?=
 
 .NOTPARALLEL:
-.PHONY: help demo test lint bench soak clean venv system-packages
+.PHONY: help demo test lint bench soak clean venv system-packages image docker-plugin
 
 help:
 	@echo "make demo             a volume from end to end on this machine"
@@ -39,6 +41,8 @@ help:
 	@echo "make lint             ruff and mypy"
 	@echo "make bench            measurements"
 	@echo "make soak             the long runs"
+	@echo "make image            a container image, in build/pyscsi-init-image.tar"
+	@echo "make docker-plugin    a managed Docker plugin, in build/docker-plugin"
 	@echo "make venv             the virtual environment of the tests, in $(VENV)"
 	@echo "make system-packages  the Debian packages of the tests"
 	@echo "make clean            remove what the other targets made"
@@ -53,7 +57,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -m tests.conftest -m tests.conformance.page
+	$(BIN)/mypy --strict -p benchmarks -p tests.support -p tests.architecture -p scripts.images -m tests.conftest -m tests.conformance.page
 
 bench: $(VENV)/.test $(VENV)/.bench-packages
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
@@ -65,6 +69,12 @@ $(VENV)/.bench-packages:
 soak: venv
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),soak) $(BIN)/python -m pytest -m soak --timeout=0 \
 		-o faulthandler_timeout=0 $(PYTEST_ARGS)
+
+image: $(VENV)/.run
+	$(BIN)/python -m scripts.images image
+
+docker-plugin: $(VENV)/.run
+	$(BIN)/python -m scripts.images docker-plugin
 
 venv: $(VENV)/.test
 

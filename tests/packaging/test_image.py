@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container image in a Docker Engine: loaded, and mounting a LUN for itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.images.image import Image
+from tests.support import built
+from tests.support.dockerd import DockerEngine
+from tests.support.filesystems import fsck_is_clean, make_filesystem
+from tests.support.tgt import TgtServer
+
+IQN = "iqn.2026-01.org.example:image"
+WAIT = "import signal; signal.pause()"
+RIGHTS = (
+    # What "privileged" gives that volumes need. A machine that lacks a capability itself, as this
+    # one may, cannot start a privileged container at all.
+    *("--cap-add=SYS_ADMIN", "--device-cgroup-rule=a *:* rwm", "--volume=/dev:/dev"),
+    *("--security-opt=apparmor=unconfined", "--security-opt=seccomp=unconfined"),
+    *("--security-opt=systempaths=unconfined", "--network=host"),
+)
+
+pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("image")
+
+
+@pytest.fixture(scope="module")
+def image(directory: Path) -> Image:
+    return built.image_archive(directory)
+
+
+@pytest.fixture(scope="module")
+def engine(directory: Path, image: Image) -> Iterator[DockerEngine]:
+    with DockerEngine(directory, plugin=False) as running:
+        running.docker("load", "--input", str(image.archive))
+        yield running
+
+
+def test_its_name_and_its_identity(engine: DockerEngine, image: Image) -> None:
+    """The digest of the archive is the image's, so it is what any engine makes of it."""
+    (found,) = json.loads(engine.docker("image", "inspect", image.name))
+    assert found["Id"] == image.digest
+    assert found["Config"]["Entrypoint"] == ["/usr/bin/pyscsi-init"]
+
+
+def test_the_command_runs_without_any_right(engine: DockerEngine, image: Image) -> None:
+    """Read-only, without network, without a capability."""
+    bare = ("--rm", "--read-only", "--network=none", "--cap-drop=ALL", "--user=65534")
+    assert "pyscsi-init" in engine.docker("run", *bare, image.name, "--version")
+    assert "--docker" in engine.docker("run", *bare, image.name, "serve", "--help")
+
+
+def test_doctor_finds_nothing_missing(engine: DockerEngine, image: Image) -> None:
+    findings = json.loads(engine.docker("run", "--rm", *RIGHTS, image.name, "doctor", "--json"))
+    assert not [each for each in findings if each["level"] == "missing"]
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_a_container_mounts_a_lun(
+    engine: DockerEngine, image: Image, tmp_path: Path, fstype: str
+) -> None:
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(320 << 20)
+    make_filesystem(fstype, disk)
+    with TgtServer() as tgt:
+        tid = tgt.new_target(IQN)
+        tgt.add_lun(tid, 1, disk)
+        python = ("--init", "--entrypoint=/usr/bin/python3")
+        engine.docker("run", "--detach", "--name=m", *RIGHTS, *python, image.name, "-c", WAIT)
+        try:
+            url = f"iscsi://{tgt.portal}/{IQN}/1"
+            engine.docker("exec", "m", "pyscsi-init", "mount", url, "/srv/data", "--name", "v")
+            write = "import pathlib; pathlib.Path('/srv/data/file').write_text('written inside')"
+            engine.docker("exec", "m", "python3", "-c", write)
+            assert len(tgt.sessions()) == 1
+            engine.docker("exec", "m", "pyscsi-init", "umount", "v")
+            tgt.wait_sessions(0)
+        finally:
+            engine.docker("rm", "--force", "--volumes", "m")
+    fsck_is_clean(fstype, disk)
+    assert b"written inside" in disk.read_bytes()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deploy/kubernetes and examples/kubernetes: rendered, held against the schemas, and against what
+the driver's own code takes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from fusefs.cli.app import COMMANDS, cli
+from scripts.images import contents, image
+from tests.support import requirements
+from tests.support.source import ROOT
+
+DEPLOY = ROOT / "deploy/kubernetes"
+EXAMPLES = sorted((ROOT / "examples/kubernetes").glob("*.yaml"))
+VERSION = "1.33"
+DRIVER = "iscsi.pyscsi-init.io"
+
+yaml = pytest.importorskip("yaml", reason="the Python module yaml is not installed")
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `kubectl kustomize` makes, in a file."""
+    kubectl = requirements.require("kubectl", "kubernetes-client")
+    done = subprocess.run(
+        [kubectl, "kustomize", str(DEPLOY)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    file = tmp_path_factory.mktemp("rendered") / "all.yaml"
+    file.write_text(done.stdout)
+    return file
+
+
+@pytest.fixture(scope="module")
+def objects(rendered: Path) -> list[Object]:
+    return list(yaml.safe_load_all(rendered.read_text()))
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for each in of_kind(objects, "DaemonSet", "Deployment"):
+        for container in each["spec"]["template"]["spec"]["containers"]:
+            yield each["metadata"]["name"], container
+
+
+def validate(file: Path) -> str:
+    """Ask kubernetes-validate; returns what it complains of."""
+    requirements.require_module("kubernetes_validate")
+    program = Path(sys.executable).with_name("kubernetes-validate")
+    done = subprocess.run(
+        [program, "-k", VERSION, "--strict", str(file)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_every_object_is_valid(rendered: Path) -> None:
+    assert validate(rendered) == ""
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_every_example_is_valid(file: Path) -> None:
+    assert validate(file) == ""
+
+
+def test_an_invalid_object_is_found(rendered: Path, tmp_path: Path) -> None:
+    """A misspelt field, which the API server would drop in silence."""
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(rendered.read_text().replace("attachRequired:", "attachmentRequired:"))
+    assert "attachmentRequired" in validate(wrong)
+
+
+def test_the_driver_is_what_kubelet_has_to_know(objects: list[Object]) -> None:
+    from fusefs.csi.identity import DRIVER_NAME
+
+    assert DRIVER_NAME == DRIVER
+    (driver,) = of_kind(objects, "CSIDriver")
+    assert driver["metadata"]["name"] == DRIVER
+    spec = driver["spec"]
+    assert (spec["attachRequired"], spec["podInfoOnMount"]) == (False, True)
+    assert spec["fsGroupPolicy"] == "ReadWriteOnceWithFSType"
+    assert spec["volumeLifecycleModes"] == ["Persistent", "Ephemeral"]
+    (storage_class,) = of_kind(objects, "StorageClass")
+    assert storage_class["provisioner"] == DRIVER
+
+
+def test_the_data_plane_outlives_its_update_and_shares_no_limit(objects: list[Object]) -> None:
+    (plane,) = (
+        each
+        for each in objects
+        if each["metadata"]["name"] == "pyscsi-init-data-plane" and each["kind"] == "DaemonSet"
+    )
+    assert plane["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = plane["spec"]["template"]["spec"]
+    assert pod["hostPID"] is True
+    (container,) = pod["containers"]
+    assert "limits" not in container["resources"]
+    assert "livenessProbe" not in container
+    # A surge needs the old and the new pod on one node.
+    assert not any(port.get("hostPort") for port in container.get("ports", []))
+
+
+def test_mounts_reach_other_pods_from_the_front_door_alone(objects: list[Object]) -> None:
+    """And only that container, and the one of the data plane, is privileged."""
+    privileged, propagating = set(), set()
+    for owner, container in containers(objects):
+        if container["securityContext"].get("privileged"):
+            privileged.add((owner, container["name"]))
+        else:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        if any(mount.get("mountPropagation") for mount in container["volumeMounts"]):
+            propagating.add((owner, container["name"]))
+    assert propagating == {("pyscsi-init-node", "driver")}
+    assert privileged == propagating | {("pyscsi-init-data-plane", "data-plane")}
+
+
+def test_every_volume_that_is_mounted_is_there_and_used(objects: list[Object]) -> None:
+    for each in of_kind(objects, "DaemonSet", "Deployment"):
+        pod = each["spec"]["template"]["spec"]
+        there = {volume["name"] for volume in pod["volumes"]}
+        used = {mount["name"] for c in pod["containers"] for mount in c["volumeMounts"]}
+        assert used == there, each["metadata"]["name"]
+
+
+def test_the_images_are_ours_or_the_sidecars_with_a_version(objects: list[Object]) -> None:
+    images = {container["image"] for _, container in containers(objects)}
+    ours = image.name_of(ROOT)
+    assert ours in images
+    for other in images - {ours}:
+        assert re.fullmatch(r"sig-storage/[a-z-]+:v\d+\.\d+\.\d+", other)
+
+
+def test_our_commands_and_their_options_exist(objects: list[Object]) -> None:
+    """With the arguments of each container that runs our image."""
+    seen = set()
+    for owner, container in containers(objects):
+        if container["image"] != image.name_of(ROOT):
+            continue
+        name, *arguments = container["args"]
+        assert name in COMMANDS, f"{owner}: {name}"
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        command.make_context(name, [text.replace("$(NODE_NAME)", "node") for text in arguments])
+        seen.add((name, *(a for a in arguments if a in ("--node", "--controller"))))
+        for probe in ("startupProbe", "readinessProbe"):
+            if "exec" in container.get(probe, {}):
+                program = Path(container[probe]["exec"]["command"][0]).name
+                assert program in contents.PROGRAMS | {"python3", "pyscsi-init"}
+    assert {("serve", "--node"), ("serve", "--controller")} < seen
+
+
+# -- rights of the API ----------------------------------------------------------------------------
+
+
+def granted(objects: list[Object]) -> dict[tuple[str, str], set[str]]:
+    found: dict[tuple[str, str], set[str]] = {}
+    for role in of_kind(objects, "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            for group in rule["apiGroups"]:
+                for resource in rule["resources"]:
+                    found.setdefault((group or "core", resource), set()).update(rule["verbs"])
+    return found
+
+
+def written_list() -> dict[tuple[str, str], set[str]]:
+    """The table of README.md."""
+    rows = re.findall(
+        r"^\| (core|[a-z0-9.]+\.io) \| ([a-z/]+) \| ([a-z, ]+) \| (.+) \|$",
+        (DEPLOY / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    for _, resource, _, who in rows:
+        assert re.match(r"(provisioner|resizer)\b.*:", who), resource
+    return {(group, resource): set(verbs.split(", ")) for group, resource, verbs, _ in rows}
+
+
+def test_every_right_has_a_user_and_every_user_its_right(objects: list[Object]) -> None:
+    assert granted(objects) == written_list()
+    assert not {"*"} & set().union(*granted(objects).values())
+
+
+def test_rights_are_for_the_controller_alone(objects: list[Object]) -> None:
+    for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
+        (subject,) = binding["subjects"]
+        assert (subject["name"], subject["namespace"]) == ("pyscsi-init-controller", "pyscsi-init")
+    with_secrets = [
+        role["kind"]
+        for role in of_kind(objects, "Role", "ClusterRole")
+        if any("secrets" in rule["resources"] for rule in role["rules"])
+    ]
+    assert with_secrets == ["Role"]
+    for each in of_kind(objects, "DaemonSet", "Deployment"):
+        assert each["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+# -- examples -------------------------------------------------------------------------------------
+
+
+def attributes(file: Path) -> Iterator[dict[str, str]]:
+    for each in yaml.safe_load_all(file.read_text()):
+        spec = each.get("spec", {})
+        for source in (spec.get("csi"), *(v.get("csi") for v in spec.get("volumes", []))):
+            if source is not None:
+                assert source["driver"] == DRIVER
+                yield source["volumeAttributes"]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_driver_takes_the_attributes_of_the_examples(file: Path) -> None:
+    from fusefs.csi.attributes import read_attributes
+
+    for given in attributes(file):
+        assert read_attributes(given)

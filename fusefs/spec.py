@@ -29,6 +29,10 @@ FILESYSTEMS = ("ext4", "xfs", "btrfs")
 DURABILITIES = ("target-cache", "fua")
 """When an acknowledged write is on stable storage: after the flush that follows it, or at once."""
 
+FENCINGS = ("off", "auto", "required")
+"""Whether other nodes are kept from writing: never, where the target can do it, or else not at
+all attached."""
+
 DEFAULT_FILESYSTEM = "ext4"
 MAX_NAME_LENGTH = 255
 
@@ -72,6 +76,9 @@ class VolumeSpec:
     away after a successful attach: ``wait`` (for ever), ``fail-fast``, or ``fail-after=SECONDS``.
     ``durability`` is what an acknowledged write is worth: ``target-cache`` (stable once a flush
     that followed it has succeeded, as with any disk), or ``fua`` (stable when it is acknowledged).
+    ``fencing`` keeps other nodes from writing by a persistent reservation, where the target has
+    them (``auto``), always (``required``) or never (``off``); ``take_over`` takes the LUN away from
+    another node that has it, instead of refusing. Neither is for a volume that is read-only.
     """
 
     name: str = ""
@@ -85,6 +92,8 @@ class VolumeSpec:
     initiator_name: str = ""
     on_disconnect: str = "wait"
     durability: str = "target-cache"
+    fencing: str = "auto"
+    take_over: bool = False
 
     def __post_init__(self) -> None:
         address = parse_url(self.url)
@@ -114,6 +123,7 @@ class VolumeSpec:
                 "is not known",
                 remedy=f"one of {', '.join(DURABILITIES)}",
             )
+        self._check_fencing()
         if self.fstype and not (self.fstype.isascii() and self.fstype.replace("-", "").isalnum()):
             raise InvalidSpec(
                 "file system",
@@ -128,6 +138,20 @@ class VolumeSpec:
             _check_mount_option(option)
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
         self.session_settings()
+
+    def _check_fencing(self) -> None:
+        if self.fencing not in FENCINGS:
+            raise InvalidSpec(
+                "fencing", self.fencing, "is not known", remedy=f"one of {', '.join(FENCINGS)}"
+            )
+        for other, contradicts in (
+            ("a read-only volume", self.read_only),
+            ("fencing 'off'", self.fencing == "off"),
+        ):
+            if self.take_over and contradicts:
+                raise InvalidSpec(
+                    "take_over", True, f"makes no sense with {other}", remedy="drop one of the two"
+                )
 
     def _check_format(self) -> None:
         if self.read_only:

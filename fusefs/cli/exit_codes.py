@@ -98,6 +98,7 @@ TABLE = (
             volume.OperationInProgress,
             iscsi.DeviceBusy,
             iscsi.ReservationConflict,
+            iscsi.HeldByAnother,
             iscsi.IsnsBusy,
         ),
     ),

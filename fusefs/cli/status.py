@@ -55,7 +55,7 @@ def status(invocation: Invocation, name: str | None) -> None:
 
 def _show(volume: VolumeStatus) -> None:
     values = asdict(volume)
-    session, io = values.pop("session"), values.pop("io")
+    session, fence, io = values.pop("session"), values.pop("fence"), values.pop("io")
     keys = session.pop("keys", {})
     for field in ("binds", "protection_refused"):
         values[field] = ", ".join(
@@ -68,6 +68,7 @@ def _show(volume: VolumeStatus) -> None:
                 ("volume", values),
                 ("session", session),
                 ("keys", keys),
+                ("fence", fence),
                 ("io", io),
             )
             if group

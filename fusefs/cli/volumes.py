@@ -21,7 +21,14 @@ from fusefs.cli.options import LoginOptions, common_options, json_option, login_
 from fusefs.cli.output import Invocation
 from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.host import LinuxHost
-from fusefs.spec import DURABILITIES, FILESYSTEMS, FUSE_CHANNELS, VolumeSpec, recovery_timeout
+from fusefs.spec import (
+    DURABILITIES,
+    FENCINGS,
+    FILESYSTEMS,
+    FUSE_CHANNELS,
+    VolumeSpec,
+    recovery_timeout,
+)
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport
@@ -66,6 +73,18 @@ def _volume_options(command: Command) -> Command:
                 default=DURABILITIES[0],
                 show_default=True,
                 help="When a write is stable: after a flush, or when it is acknowledged (slower).",
+            ),
+            click.option(
+                "--fencing",
+                type=click.Choice(FENCINGS),
+                default="auto",
+                show_default=True,
+                help="Keep other nodes from writing: where the target can, or always.",
+            ),
+            click.option(
+                "--take-over",
+                is_flag=True,
+                help="Take the LUN away from another node that must not write any more.",
             ),
             click.option(
                 "--fuse",
@@ -148,6 +167,8 @@ def attach(
     read_only: bool,
     on_disconnect: str | None,
     durability: str,
+    fencing: str,
+    take_over: bool,
     fuse: str,
     login: LoginOptions,
 ) -> None:
@@ -157,6 +178,8 @@ def attach(
         login,
         on_disconnect=on_disconnect,
         durability=durability,
+        fencing=fencing,
+        take_over=take_over,
         name=name,
         read_only=read_only,
         fuse_channel=fuse,
@@ -198,6 +221,8 @@ def mount(
     read_only: bool,
     on_disconnect: str | None,
     durability: str,
+    fencing: str,
+    take_over: bool,
     fuse: str,
     fstype: str | None,
     format_if_blank: bool,
@@ -212,6 +237,8 @@ def mount(
         login,
         on_disconnect=on_disconnect,
         durability=durability,
+        fencing=fencing,
+        take_over=take_over,
         name=name,
         read_only=read_only,
         fuse_channel=fuse,

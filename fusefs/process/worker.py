@@ -48,13 +48,7 @@ from fusefs.process.inherited import Inherited, document_pipe
 from fusefs.process.messages import BadMessage, StartDocument
 from fusefs.process.private_mount import PrivateMount
 from fusefs.process.ready import Ready
-from fusefs.process.takeover import (
-    Opener,
-    TakeOver,
-    leave_notes,
-    open_volume,
-    read_note,
-)
+from fusefs.process.takeover import Opener, TakeOver, end_fence, leave_notes, open_volume, read_note
 from pyscsi_init import BlockDevice
 from pyscsi_init.transport import UNDIVIDED_S, Reactor, open_reactor
 
@@ -95,6 +89,7 @@ class Worker:
         self._told_to_give_up = False
         self._is_unwanted = False
         self._makes_room = False
+        self._stopped_in_order = False
         self._life = anyio.CancelScope()
         self._over = anyio.Event()
         self._drained = anyio.Event()
@@ -268,6 +263,7 @@ class Worker:
         # The device ends what is in flight: its target, and so the channel, might wait for ever.
         log.info("the service ends")
         channel.stop()
+        end_fence(device, goes_on=self._makes_room, in_order=self._stopped_in_order)
         await device.aclose()
         if self._take_over is not None:
             await self._take_over.aclose()
@@ -352,6 +348,7 @@ class Worker:
                 if not device.read_only:
                     await device.flush()
                 await self._mount.remove(self._over.is_set)
+                self._stopped_in_order = True
                 self._over.set()
 
     async def _on_make_room(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:

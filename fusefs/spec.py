@@ -2,9 +2,9 @@
 """What a volume is: the one record that every front door fills in and every layer below reads.
 
 A VolumeSpec is checked once, when it is made; what exists is valid. It holds no secret: CHAP
-credentials travel beside it and are never written down. It also owns how a name from outside (a
-Docker volume name, a CSI volume id, an IQN) becomes one path component, because a name that is used
-as a path without that is a way out of the directory.
+credentials travel beside it, or it names the files that hold them. It also owns how a name from
+outside (a Docker volume name, a CSI volume id, an IQN) becomes one path component, because a name
+that is used as a path without that is a way out of the directory.
 
 It does not know how a volume is attached, nor by which front door it was asked for.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
@@ -29,9 +30,12 @@ FILESYSTEMS = ("ext4", "xfs", "btrfs")
 DURABILITIES = ("target-cache", "fua")
 """When an acknowledged write is on stable storage: after the flush that follows it, or at once."""
 
-FENCINGS = ("off", "auto", "required")
-"""Whether other nodes are kept from writing: never, where the target can do it, or else not at
-all attached."""
+FSCK_POLICIES = ("preen", "never", "force")
+"""Before a writable mount: what the filesystem's makers advise, nothing, or a full check."""
+
+FENCINGS = ("auto", "off", "required")
+"""Whether other nodes are kept from writing by a persistent reservation: where the target has them,
+never, or else the attach fails."""
 
 DEFAULT_FILESYSTEM = "ext4"
 MAX_NAME_LENGTH = 255
@@ -76,9 +80,12 @@ class VolumeSpec:
     away after a successful attach: ``wait`` (for ever), ``fail-fast``, or ``fail-after=SECONDS``.
     ``durability`` is what an acknowledged write is worth: ``target-cache`` (stable once a flush
     that followed it has succeeded, as with any disk), or ``fua`` (stable when it is acknowledged).
-    ``fencing`` keeps other nodes from writing by a persistent reservation, where the target has
-    them (``auto``), always (``required``) or never (``off``); ``take_over`` takes the LUN away from
-    another node that has it, instead of refusing. Neither is for a volume that is read-only.
+
+    ``chap_user`` and ``chap_secret_file`` prove us to the target, ``chap_peer_user`` and
+    ``chap_peer_secret_file`` the target to us; the files are read at each attach and nothing of
+    them is kept. ``fsck`` is one of :data:`FSCK_POLICIES`, ``fencing`` one of :data:`FENCINGS`;
+    ``take_over`` lets an attach preempt the reservation of another node. With ``block`` the volume
+    has no filesystem: it is used as a raw block device.
     """
 
     name: str = ""
@@ -92,8 +99,14 @@ class VolumeSpec:
     initiator_name: str = ""
     on_disconnect: str = "wait"
     durability: str = "target-cache"
+    chap_user: str = ""
+    chap_secret_file: str = ""
+    chap_peer_user: str = ""
+    chap_peer_secret_file: str = ""
+    fsck: str = "preen"
     fencing: str = "auto"
     take_over: bool = False
+    block: bool = False
 
     def __post_init__(self) -> None:
         address = parse_url(self.url)
@@ -109,21 +122,14 @@ class VolumeSpec:
         _check_name(self.name)
         if self.initiator_name:
             check_iscsi_name(self.initiator_name)
-        if self.fuse_channel not in FUSE_CHANNELS:
+        _check_choice("FUSE channel", self.fuse_channel, FUSE_CHANNELS)
+        _check_choice("durability", self.durability, DURABILITIES)
+        _check_choice("fsck policy", self.fsck, FSCK_POLICIES)
+        _check_choice("fencing", self.fencing, FENCINGS)
+        if self.take_over and self.fencing == "off":
             raise InvalidSpec(
-                "FUSE channel",
-                self.fuse_channel,
-                "is not known",
-                remedy=f"one of {', '.join(FUSE_CHANNELS)}",
+                "take_over", True, "contradicts fencing 'off'", remedy="drop one of the two"
             )
-        if self.durability not in DURABILITIES:
-            raise InvalidSpec(
-                "durability",
-                self.durability,
-                "is not known",
-                remedy=f"one of {', '.join(DURABILITIES)}",
-            )
-        self._check_fencing()
         if self.fstype and not (self.fstype.isascii() and self.fstype.replace("-", "").isalnum()):
             raise InvalidSpec(
                 "file system",
@@ -133,25 +139,14 @@ class VolumeSpec:
             )
         if self.format_if_blank:
             self._check_format()
+        if self.block:
+            self._check_block()
+        self._check_credentials(address)
         object.__setattr__(self, "mount_options", tuple(self.mount_options))
         for option in self.mount_options:
             _check_mount_option(option)
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
         self.session_settings()
-
-    def _check_fencing(self) -> None:
-        if self.fencing not in FENCINGS:
-            raise InvalidSpec(
-                "fencing", self.fencing, "is not known", remedy=f"one of {', '.join(FENCINGS)}"
-            )
-        for other, contradicts in (
-            ("a read-only volume", self.read_only),
-            ("fencing 'off'", self.fencing == "off"),
-        ):
-            if self.take_over and contradicts:
-                raise InvalidSpec(
-                    "take_over", True, f"makes no sense with {other}", remedy="drop one of the two"
-                )
 
     def _check_format(self) -> None:
         if self.read_only:
@@ -165,6 +160,46 @@ class VolumeSpec:
                 "cannot be made here",
                 remedy=f"one of {', '.join(FILESYSTEMS)}",
             )
+
+    def _check_block(self) -> None:
+        for what, value in (
+            ("file system", self.fstype),
+            ("format_if_blank", self.format_if_blank),
+            ("mount options", ",".join(self.mount_options)),
+        ):
+            if value:
+                raise InvalidSpec(
+                    what, value, "a raw block device has none", remedy="drop it, or drop block"
+                )
+
+    def _check_credentials(self, address: IscsiUrl) -> None:
+        if self.chap_user and address.user and self.chap_user != address.user:
+            raise InvalidSpec(
+                "chap_user", self.chap_user, f"differs from the URL's {address.user!r}"
+            )
+        for what, value, needed, has_it in (
+            ("chap_user", self.chap_user, "chap_secret_file", self.chap_secret_file),
+            ("chap_secret_file", self.chap_secret_file, "chap_user", self.chap_user_or_url),
+            ("chap_peer_user", self.chap_peer_user, "chap_peer_secret_file",
+             self.chap_peer_secret_file),
+            ("chap_peer_secret_file", self.chap_peer_secret_file, "chap_secret_file",
+             self.chap_secret_file),
+        ):  # fmt: skip
+            if value and not has_it:
+                raise InvalidSpec(
+                    what, value, f"is worth nothing without {needed}", remedy="give both"
+                )
+        for what, file in (
+            ("chap_secret_file", self.chap_secret_file),
+            ("chap_peer_secret_file", self.chap_peer_secret_file),
+        ):
+            if file and not PurePosixPath(file).is_absolute():
+                raise InvalidSpec(what, file, "is not an absolute path")
+
+    @property
+    def chap_user_or_url(self) -> str:
+        """Who we prove to be: ``chap_user``, or the user of the URL."""
+        return self.chap_user or self.address.user or ""
 
     @property
     def address(self) -> IscsiUrl:
@@ -226,6 +261,11 @@ class VolumeSpec:
         arguments = dict(values)
         arguments["mount_options"] = tuple(values.get("mount_options", ()))
         return cls(**arguments)
+
+
+def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidSpec(what, value, "is not known", remedy=f"one of {', '.join(known)}")
 
 
 def _check_name(name: str) -> None:

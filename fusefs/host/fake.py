@@ -231,6 +231,10 @@ class FakeHost(FakeState, Host):
         self, source: str, target: str, *, read_only: bool = False, timeout_s: float = QUICK_S
     ) -> None:
         with self._step("bind", source=source, target=target, read_only=read_only):
+            if any(device.path == source for device in self._loops.values()):
+                node = "/" + source.rpartition("/")[2]
+                self._add_mount("udev", target, "devtmpfs", read_only, root=node)
+                return
             below = max(
                 (one for one in self._mounts if inside(source, one.mountpoint)),
                 key=lambda one: (len(one.mountpoint), one.mount_id),

@@ -152,6 +152,7 @@ class FakeState:
         device: tuple[int, int] = (0, 0),
         options: Sequence[str] = (),
         unbindable: bool = False,
+        root: str = "/",
     ) -> None:
         state = "ro" if read_only else "rw"
         parent = max(
@@ -163,7 +164,7 @@ class FakeState:
                 next(self._ids),
                 parent.mount_id,
                 *device,
-                "/",
+                root,
                 mountpoint,
                 (state,),
                 fstype,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,45 @@ def check_directory(what: str, directory: str, mounts: Sequence[MountEntry]) -> 
             remedy="its content would be hidden: move it away, or choose another directory",
         )
     return path
+
+
+def check_file(what: str, file: str, mounts: Sequence[MountEntry]) -> str:
+    """``file``, once a device node may be bound onto it. Blocks.
+
+    Raises:
+        InvalidSpec: it is mounted on already, no regular file, or not empty.
+    """
+    over = [entry for entry in mounts if entry.mountpoint == file]
+    if over:
+        raise InvalidSpec(
+            what,
+            file,
+            f"has {over[-1].source} mounted on it",
+            remedy="unmount that, or choose another file",
+        )
+    try:
+        found = os.lstat(file)
+    except OSError as error:
+        raise InvalidSpec(what, file, f"cannot be looked at ({error.strerror})") from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size:
+        raise InvalidSpec(
+            what, file, "is not an empty file", remedy="choose another one, or one that is missing"
+        )
+    return file
+
+
+def is_missing(path: str) -> bool:
+    """Whether ``path`` has to be made; its directory must be there. Blocks.
+
+    Raises:
+        InvalidSpec: it cannot be made.
+    """
+    if os.path.lexists(path):
+        return False
+    parent = os.path.dirname(path)  # noqa: PTH120  (what is a mount point stays text)
+    if not os.path.isdir(parent):  # noqa: PTH112
+        raise InvalidSpec("target", path, "lies in no directory", remedy=f"mkdir -p {parent}")
+    return True
 
 
 def same_address(one: VolumeSpec, other: VolumeSpec) -> bool:
@@ -130,7 +170,7 @@ def difference(old: VolumeSpec, new: VolumeSpec) -> str:
     return ", ".join(
         f"{name} {a[name]!r}, not {b[name]!r}"
         for name in a
-        if a[name] != b[name] and name != "take_over"
+        if a[name] != b[name] and name != "take_over"  # that is said of one attach
     )
 
 

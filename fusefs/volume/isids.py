@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ISID of each attached volume: made once, kept until the volume is detached in order.
+"""The ISID of each volume on this node: made once, kept until the volume is forgotten.
 
 The same initiator name, ISID and target are the same I_T nexus: a node that crashed and attaches
 the volume again reinstates its own session instead of standing beside its ghost (RFC 7143 6.3.5).
@@ -37,8 +37,3 @@ def stored_isid(path: Path, name: str) -> bytes:
     isid = make_isid(os.urandom(3), int.from_bytes(os.urandom(2), "big"))
     write_json(path, {"version": _VERSION, "name": name, "isid": isid.hex()})
     return isid
-
-
-def forget_isid(path: Path) -> None:
-    """After an orderly logout there is no session that could be reinstated."""
-    path.unlink(missing_ok=True)

@@ -8,8 +8,12 @@
         control.sock        the worker's control socket
         fuse/               the private mount of the FUSE file system; its file is fuse/lun
         log                 the worker's log
+      uses/<encoded>.json   who uses a defined volume, in this boot
     <state>/                0700, /var/lib/pyscsi-init: what must survive a reboot
-      isids/<encoded>.json  the ISID of each attached volume
+      volumes/<encoded>.json     the definition of each volume that is known by name
+      identities/<encoded>.json  which logical unit a volume was at its first use
+      isids/<encoded>.json       the ISID of a volume
+      mounts/<encoded>/     where defined volumes are mounted
 
 It knows no volume and opens nothing but directories.
 """
@@ -71,6 +75,22 @@ class Directories:
         return self.run / "locks"
 
     @property
+    def uses(self) -> Path:
+        return self.run / "uses"
+
+    @property
+    def definitions(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def identities(self) -> Path:
+        return self.state / "identities"
+
+    @property
+    def mounts(self) -> Path:
+        return self.state / "mounts"
+
+    @property
     def isids(self) -> Path:
         return self.state / "isids"
 
@@ -92,13 +112,32 @@ class Directories:
     def isid(self, name: str) -> Path:
         return self.isids / f"{volume_dir_name(name)}.json"
 
+    def identity(self, name: str) -> Path:
+        return self.identities / f"{volume_dir_name(name)}.json"
+
+    def uses_of(self, name: str) -> Path:
+        return self.uses / f"{volume_dir_name(name)}.json"
+
+    def uses_lock(self, name: str) -> Path:
+        """Held while a user comes or goes; taken before the volume's own lock."""
+        return self.locks / f"uses-{volume_dir_name(name)}"
+
     def prepare(self) -> None:
         """Make the directories, 0700; take over existing ones only if they are ours.
 
         Raises:
             ConfigurationError: a directory cannot be made, or belongs to somebody else.
         """
-        for directory in (self.run, self.volumes, self.locks, self.state, self.isids):
+        for directory in (
+            self.run,
+            self.volumes,
+            self.locks,
+            self.uses,
+            self.state,
+            self.definitions,
+            self.identities,
+            self.isids,
+        ):
             make_private_directory(directory)
 
 

@@ -13,13 +13,15 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import re
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import anyio
 
-from fusefs.errors import DeviceBusy, HostError, VolumeError, WorkerFailed
+from fusefs.errors import CallFailed, DeviceBusy, HostError, VolumeError, WorkerFailed
 from fusefs.host import Host, LoopDevice, MountEntry
 from fusefs.process.client import ControlClient
 from fusefs.process.exchange import HeldFacts
@@ -28,7 +30,7 @@ from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.process.pids import WorkerIdentity, is_alive
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.paths import VolumePaths
-from fusefs.volume.state import VolumeState, boot_id, save_state
+from fusefs.volume.state import Bind, VolumeState, boot_id, save_state
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -41,6 +43,10 @@ KILL_SECONDS = 10.0
 SUCCESSOR_SECONDS = 10.0
 """How long a command waits for a worker that is to take over from a dead one."""
 PAUSE_S = 0.02
+
+_FILESYSTEMS_OF_NODES = ("devtmpfs", "tmpfs")
+"""What /dev is; in containers the second."""
+_LOOP_NODE = re.compile(r"loop\d+")
 
 
 def loop_from_json(values: Mapping[str, Any]) -> LoopDevice | None:
@@ -139,14 +145,34 @@ class Pieces:
 
     def find_mounts(self) -> list[MountEntry]:
         """The mounts of this volume's filesystem, in mount order. Blocks (reads the table)."""
-        sources = {device.path for device in self.find_loops()}
-        return [entry for entry in self.host.mounts() if entry.source in sources]
+        shows = self._shows()
+        return [entry for entry in self.host.mounts() if shows(entry)]
 
     def is_mounted_at(self, directory: str) -> bool:
         """Whether what one would step into at ``directory`` is this volume. Blocks."""
         over = [entry for entry in self.host.mounts() if entry.mountpoint == directory]
-        sources = {device.path for device in self.find_loops()}
-        return bool(over) and over[-1].source in sources
+        return bool(over) and self._shows()(over[-1])
+
+    def _shows(self) -> Callable[[MountEntry], bool]:
+        """What tells whether a mount is this volume: its filesystem, or the node of its device,
+        which may have been bound onto a file and outlive the device."""
+        devices = {device.path for device in self.find_loops()}
+        nodes = {PurePath(path).name for path in devices}
+        files = {bind.directory for bind in self.state.binds if bind.device}
+
+        def shows(entry: MountEntry) -> bool:
+            if entry.source in devices:
+                return True
+            node = PurePath(entry.root).name
+            if entry.fstype not in _FILESYSTEMS_OF_NODES or not _LOOP_NODE.fullmatch(node):
+                return False
+            return node in nodes or entry.mountpoint in files
+
+        return shows
+
+    def source_of(self, bind: Bind) -> str:
+        """What is bound there. Blocks (reads sysfs)."""
+        return self.find_loops()[0].path if bind.device else self.state.mountpoint
 
     def fuse_mounts(self) -> list[MountEntry]:
         """The mounts on the private directory: the FUSE file system, and the bind below it."""
@@ -175,6 +201,11 @@ class Pieces:
         """Unmount what lies on the private directory."""
         for _entry in await self.call(self.fuse_mounts):
             await self.call(self.host.umount, str(self.paths.fuse), lazy=lazy)
+
+    async def remove_made(self, bind: Bind) -> None:
+        """Remove what was made for a bind that is gone."""
+        if bind.made:
+            await self.call(_remove_place, bind)
 
     async def forget(self) -> None:
         """Let the holder let go of it: without its descriptors the kernel ends the connection."""
@@ -229,6 +260,35 @@ class Pieces:
             await gentle(lazy=True)
         except VolumeError as error:
             log.warning("volume %s: %s: %s", self.state.name, what, error)
+
+
+def make_place(bind: Bind) -> None:
+    """The directory or file that a bind is to stand on; it may be there. Blocks.
+
+    Raises:
+        CallFailed: it cannot be made.
+    """
+    path = Path(bind.directory)
+    try:
+        if bind.device:
+            path.touch(mode=0o600)
+        else:
+            path.mkdir(mode=0o750, exist_ok=True)
+    except OSError as error:
+        raise CallFailed("make", bind.directory, error.errno or 0) from error
+
+
+def _remove_place(bind: Bind) -> None:
+    path = Path(bind.directory)
+    try:
+        if bind.device:
+            path.unlink(missing_ok=True)
+        else:
+            path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # somebody has put something there: it is theirs
+        log.info("%s stays: %s", path, error)
 
 
 def _remove_directory(paths: VolumePaths) -> None:

@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio
@@ -27,7 +28,8 @@ from fusefs.host import LoopDevice
 from fusefs.process.messages import StartDocument
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
-from fusefs.volume.pieces import Pieces, loop_to_json
+from fusefs.volume.pieces import Pieces, loop_to_json, make_place
+from fusefs.volume.pins import witness_of
 from fusefs.volume.state import Bind, VolumeState
 from pyscsi_init.secret import Chap
 
@@ -38,6 +40,8 @@ ATTACH_DEADLINE_S = 30.0
 """From the first SYN to a file that can be opened: whoever attaches is there and waits."""
 
 ProgressCallback = Callable[[str], None]
+Pin = Callable[[VolumeState, str], None]
+"""Called when all is there, with the witness of the filesystem that was found or made. Blocks."""
 Admission = Callable[[VolumeState], AbstractAsyncContextManager[None]]
 """Entered when the identity is known; refuses by raising, holds its lock until the exit."""
 
@@ -80,6 +84,7 @@ class Composition(Pieces):
         progress: ProgressCallback | None = None,
         state_directory: str = "",
         admission: Admission | None = None,
+        pin: Pin | None = None,
         mountpoint: str = "",
         binds: Sequence[Bind] = (),
         brings_up: bool = False,
@@ -92,6 +97,8 @@ class Composition(Pieces):
         self._progress = progress or (lambda _step: None)
         self._state_directory = state_directory
         self._admission = admission
+        self._pin = pin
+        self._content = ""
         self._brings_up = brings_up
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -188,9 +195,13 @@ class Composition(Pieces):
                 spec.name,
                 probe.fstype,
             )
-        if not spec.read_only:
+        if not spec.read_only and spec.fsck != "never":
             self._progress(f"check the {probe.fstype} filesystem")
-            await self.call(self.host.fsck, device.path, probe.fstype)
+            full = spec.fsck == "force"
+            checked = await self.call(self.host.fsck, device.path, probe.fstype, full=full)
+            if full and not checked.ran:
+                log.warning("volume %s: it was not checked in full: %s", spec.name, checked.note)
+        self._content = witness_of(probe.fstype, probe.uuid)
         return probe.fstype
 
     async def _make_the_filesystem(self, device: LoopDevice) -> str:
@@ -204,6 +215,8 @@ class Composition(Pieces):
         self._progress(f"make an {fstype} filesystem")
         await self.save(phase="formatting")
         await self.call(self.host.mkfs, device.path, fstype)
+        made = await self.call(self.host.probe, device.path)
+        self._content = witness_of(made.fstype, made.uuid)
         return fstype
 
     # -- mount, bind ------------------------------------------------------------------------------
@@ -223,17 +236,21 @@ class Composition(Pieces):
         )
 
     async def bind(self, bind: Bind, undo: AsyncExitStack) -> None:
-        """Bind the mounted filesystem to another directory."""
+        """Bind the mounted filesystem to another directory, or the loop device onto a file."""
         self._progress(f"bind to {bind.directory}")
-        if bind not in self.state.binds:
-            await self.save(binds=(*self.state.binds, bind))
+        others = tuple(each for each in self.state.binds if each.directory != bind.directory)
+        await self.save(binds=(*others, replace(bind, pending=True)))
+        undo.push_async_callback(shielded, functools.partial(self.remove_made, bind))
+        if bind.made:
+            await self.call(make_place, bind)
         undo.push_async_callback(shielded, functools.partial(self._undo_mount, bind.directory))
         await self.call(
             self.host.bind,
-            self.state.mountpoint,
+            await self.call(self.source_of, bind),
             bind.directory,
             read_only=bind.read_only or self.state.spec.read_only,
         )
+        await self.save(binds=(*others, bind))
 
     async def _undo_mount(self, directory: str) -> None:
         await self.undo(f"mount on {directory}", functools.partial(self.unmount, directory))
@@ -242,4 +259,6 @@ class Composition(Pieces):
         """From here on the volume stays, whatever becomes of us."""
         await anyio.lowlevel.checkpoint()
         with anyio.CancelScope(shield=True):
+            if self._pin is not None:
+                await host_call(functools.partial(self._pin, self.state, self._content))
             await self.save(phase="mounted" if self.mountpoint else "attached")

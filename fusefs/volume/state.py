@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,17 @@ class StateUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A bind mount of the volume's file system into another directory."""
+    """A bind mount of the volume: of its file system into another directory, or of the node of its
+    loop device onto a file."""
 
     directory: str
+    """Where; for a device a file."""
     read_only: bool
+    device: bool = False
+    made: bool = False
+    """We made the directory or file for it, so it goes with it."""
+    pending: bool = False
+    """On its way there: nobody was told yet that it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,7 @@ class VolumeState:
             "facts": dict(self.facts),
             "loop": dict(self.loop),
             "mountpoint": self.mountpoint,
-            "binds": [{"directory": b.directory, "read_only": b.read_only} for b in self.binds],
+            "binds": [asdict(bind) for bind in self.binds],
         }
 
     @classmethod
@@ -107,10 +114,7 @@ class VolumeState:
                 facts=dict(values["facts"]),
                 loop=dict(values["loop"]),
                 mountpoint=str(values["mountpoint"]),
-                binds=tuple(
-                    Bind(str(bind["directory"]), bool(bind["read_only"]))
-                    for bind in values["binds"]
-                ),
+                binds=tuple(_bind(bind) for bind in values["binds"]),
             )
         except (
             KeyError,
@@ -121,6 +125,14 @@ class VolumeState:
             InvalidSpec,
         ) as error:
             raise StateUnreadable(f"is damaged: {error!r}") from error
+
+
+def _bind(values: Mapping[str, Any]) -> Bind:
+    return Bind(
+        str(values["directory"]),
+        bool(values["read_only"]),
+        *(bool(values.get(name, False)) for name in ("device", "made", "pending")),
+    )
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -139,11 +151,25 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_file(path: Path) -> bool:
+    """Remove a file of ours for good; whether it was there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    _sync_directory(path.parent)
+    return True
 
 
 def save_state(path: Path, state: VolumeState) -> None:

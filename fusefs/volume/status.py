@@ -79,7 +79,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
             silence = str(error)
         else:
             trouble = str(answer.get("failed") or "")
-    loops, fstype, missing = await host_call(lambda: _compare(volume))
+    loops, fstype, missing = await host_call(lambda: compare(volume))
     if not being_worked_on:
         trouble = missing or trouble
     state = volume.state.phase
@@ -129,7 +129,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     )
 
 
-def _compare(volume: Pieces) -> tuple[list[str], str, str]:
+def compare(volume: Pieces) -> tuple[list[str], str, str]:
     """Loop devices, file system, and what is missing from what the state file says. Blocks."""
     state = volume.state
     loops = [device.path for device in volume.find_loops()]
@@ -147,7 +147,9 @@ def _compare(volume: Pieces) -> tuple[list[str], str, str]:
         return loops, fstype, "its loop device was detached by somebody else"
     if state.phase == "mounted" and not fstype:
         return loops, fstype, f"it is not mounted on {state.mountpoint} any more"
-    gone = [b.directory for b in state.binds if not volume.is_mounted_at(b.directory)]
+    gone = [
+        b.directory for b in state.binds if not (b.pending or volume.is_mounted_at(b.directory))
+    ]
     if gone:
         return loops, fstype, f"it is not bound to {', '.join(gone)} any more"
     return loops, fstype, ""

@@ -83,6 +83,8 @@ async def take_down(volume: Pieces) -> DetachReport:
         flush_s = volume.state.spec.session_settings().flush_timeout
         await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
     await _unmount_and_detach(volume)
+    for bind in volume.state.binds:
+        await volume.remove_made(bind)
     await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
     # Not sooner: what is written out on the way here, and whoever makes us stop, need a successor
     # should the worker die.
@@ -196,7 +198,7 @@ async def _detach_patiently(volume: Pieces, device: LoopDevice) -> None:
 
 def _bind_again(volume: Pieces, bind: Bind) -> None:
     volume.host.bind(
-        volume.state.mountpoint,
+        volume.source_of(bind),
         bind.directory,
         read_only=bind.read_only or volume.state.spec.read_only,
     )
@@ -282,6 +284,8 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
             f"unmount {entry.mountpoint}",
             functools.partial(volume.call, volume.host.umount, entry.mountpoint, lazy=True),
         )
+    for bind in volume.state.binds:
+        await volume.remove_made(bind)
     if serving:
         await attempt("end the requests", functools.partial(volume.call, volume.abort))
     await attempt("detach the loop device", functools.partial(volume.detach_loop, lazy=True))

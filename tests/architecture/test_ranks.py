@@ -23,7 +23,7 @@ RANKS = {
         ("blocking",),
     ),
     "fusefs": (
-        ("errors", "spec"),
+        ("errors", "volume_errors", "spec"),
         ("host",),
         ("fuse",),
         ("process",),

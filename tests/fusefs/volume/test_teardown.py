@@ -21,6 +21,7 @@ from fusefs.errors import (
 )
 from fusefs.volume import teardown
 from fusefs.volume.state import PHASES, save_state
+from fusefs.volume_errors import VolumeInUse
 from tests.fusefs.volume.bench import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -246,7 +247,7 @@ async def test_what_somebody_took_away_makes_it_fail_and_is_not_missed(bench: Be
     bench.assert_nothing_left()
 
 
-async def test_an_isid_is_kept_until_an_orderly_end(bench: Bench) -> None:
+async def test_an_isid_is_kept_until_the_volume_is_forgotten(bench: Bench) -> None:
     path = bench.base / "state" / "isids" / "data.json"
     await bench.manager.attach(bench.spec())
     first = path.read_text()
@@ -255,6 +256,11 @@ async def test_an_isid_is_kept_until_an_orderly_end(bench: Bench) -> None:
     assert path.read_text() == first
     await bench.manager.attach(bench.spec())
     assert path.read_text() == first
+    with pytest.raises(VolumeInUse, match="attached"):
+        await bench.manager.forget("data")
     await bench.manager.detach("data")
+    assert path.read_text() == first
+    assert await bench.manager.forget("data")
     assert not path.exists()
+    assert not await bench.manager.forget("data")
     bench.assert_nothing_left()

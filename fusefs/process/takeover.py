@@ -127,15 +127,15 @@ def leave_notes(slots: RequestSlots, device: BlockDevice) -> None:
         device.record_changed.append(leave)
 
 
-def end_fence(device: BlockDevice, *, goes_on: bool, in_order: bool) -> None:
+def end_fence(device: BlockDevice, *, goes_on: bool, was_at_rest: bool) -> None:
     """The fence is given back with the unit, unless a successor goes on with it. A volume that was
-    never at rest may have found an older registration that is another volume's; one that ends in
-    order had the LUN for itself."""
+    never at rest may be another name for a LUN that this node has already, and be refused for that:
+    then nothing goes but its own registration."""
     unit = device.inner if isinstance(device, LateDevice) else device
     if isinstance(unit, LogicalUnit):
         if goes_on:
             unit.keep_fence()
-        elif in_order:
+        elif was_at_rest:
             unit.give_back_all()
 
 

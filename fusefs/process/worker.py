@@ -89,7 +89,7 @@ class Worker:
         self._told_to_give_up = False
         self._is_unwanted = False
         self._makes_room = False
-        self._stopped_in_order = False
+        self._was_at_rest = False
         self._life = anyio.CancelScope()
         self._over = anyio.Event()
         self._drained = anyio.Event()
@@ -263,7 +263,7 @@ class Worker:
         # The device ends what is in flight: its target, and so the channel, might wait for ever.
         log.info("the service ends")
         channel.stop()
-        end_fence(device, goes_on=self._makes_room, in_order=self._stopped_in_order)
+        end_fence(device, goes_on=self._makes_room, was_at_rest=self._was_at_rest)
         await device.aclose()
         if self._take_over is not None:
             await self._take_over.aclose()
@@ -347,8 +347,8 @@ class Worker:
             if not self._over.is_set():
                 if not device.read_only:
                     await device.flush()
+                self._was_at_rest = True
                 await self._mount.remove(self._over.is_set)
-                self._stopped_in_order = True
                 self._over.set()
 
     async def _on_make_room(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:

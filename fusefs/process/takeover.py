@@ -130,7 +130,7 @@ def leave_notes(slots: RequestSlots, device: BlockDevice) -> None:
 def end_fence(device: BlockDevice, *, goes_on: bool, was_at_rest: bool) -> None:
     """The fence is given back with the unit, unless a successor goes on with it. A volume that was
     never at rest may be another name for a LUN that this node has already, and be refused for that:
-    then nothing goes but its own registration."""
+    then the key of the node stays if it was there."""
     unit = device.inner if isinstance(device, LateDevice) else device
     if isinstance(unit, LogicalUnit):
         if goes_on:

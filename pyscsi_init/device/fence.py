@@ -8,7 +8,10 @@ theirs. Here are the sequences and what is decided from the answers; nothing wai
 
 A **key** stands for a node, a **registration** belongs to one I_T nexus. A node may have more than
 one: the old one under another ISID or port, and on tgt one for each session that is gone, because
-tgt takes every login for another nexus. They count as ours, and a takeover removes them all.
+tgt takes every login for another nexus. They count as ours: the newest nexus removes the others and
+holds what they held, and a takeover removes them all. Should one of the others be alive (the LUN
+was attached by another name, which is refused only after the login), it meets a conflict, finds
+the key of its node, and registers again; so who is refused must leave the key where it was.
 
 **Is it still ours?** (:meth:`Fence.check`, after every new login, in a successor, and whenever the
 unit hints that it is not.) Our key is there and the unit is reserved with it: yes. Another key has
@@ -87,6 +90,8 @@ class Fence:
         self.held = False
         self.registered = False
         """There may be a registration of ours that has to be given back."""
+        self.found = False
+        """Our key was there before: of this node's past, or of another volume of it."""
         self.generation = generation
         self._commands = ReservationSteps(what, certain=False)
 
@@ -115,25 +120,31 @@ class Fence:
         seized = False
         try:
             keys, held = yield from self._look()
-            ghost = self.key in keys.keys
+            self.found = self.key in keys.keys
             if self._others(keys, held) and not take_over:
                 raise (yield from self._refusal(keys, held))
             yield from self._register()
         except IllegalRequest as error:
             raise Unsupported(f"{self.what} takes no persistent reservation ({error})") from error
+        cleaned = not self.found
         for _ in range(MAX_ROUNDS):
             keys, held = yield from self._look()
             if self.key not in keys.keys:
                 break
-            if self._is_ours(held) and not (take_over and self._others(keys, held)):
+            if not cleaned and keys.keys.count(self.key) > 1:
+                cleaned = True
+                if not (yield from self._clean()):
+                    yield from self._withdraw()
+                    raise self._shut_out()
+            elif self._is_ours(held) and not (take_over and self._others(keys, held)):
                 self._is_held(keys)
-                if seized or ghost:
+                if seized or self.found:
                     # What the other node, or we before our death, have under way ends before
                     # anything new is written.
                     yield ResetUnit()
                     yield from become_ready()
                 return
-            if take_over and self._others(keys, held):
+            elif take_over and self._others(keys, held):
                 yield from self._seize(keys, held)
                 seized = True
             elif held is None:
@@ -191,14 +202,12 @@ class Fence:
                 ports=error.ports,
             ) from error
 
-    def release(self, *, everything: bool) -> Steps[None]:
-        """Give the unit back; not having it is no error. ``everything``: older registrations of
-        this node too, which is right if no other volume of the node can be using the unit."""
+    def release(self) -> Steps[None]:
+        """Give the unit back, with all that this node has registered; not having it is no error."""
         self.held = False
-        if everything:
-            keys = yield from self._commands.keys()
-            if keys.keys.count(self.key) > 1:
-                yield from self._clean()
+        keys = yield from self._commands.keys()
+        if keys.keys.count(self.key) > 1:
+            yield from self._clean()
         try:
             yield from self._write(_Out.RELEASE, kind=KIND)
             yield from self._write(_Out.REGISTER, new_key=0)
@@ -267,12 +276,16 @@ class Fence:
         for victim in self._others(keys, held):
             yield from self._preempt(victim)
 
-    def _clean(self) -> Steps[None]:
-        """Remove the other registrations with our key, and hold what they held."""
+    def _clean(self) -> Steps[bool]:
+        """Remove the other registrations with our key, and hold what they held. False: this nexus
+        may not."""
         try:
             yield from self._write(_Out.PREEMPT, new_key=self.key, kind=KIND)
-        except (IllegalRequest, ReservationConflict, Unsupported):
-            return  # then they stay: they are ours
+        except ReservationConflict:
+            return False
+        except (IllegalRequest, Unsupported):
+            pass  # then they stay: they are ours
+        return True
 
     def _preempt(self, victim: int) -> Steps[None]:
         """With the tasks of the victim where the unit can end them; the reset ends them else."""
@@ -293,6 +306,16 @@ class Fence:
             self.registered = False
         except IscsiError:
             return
+
+    def _shut_out(self) -> HeldByAnother:
+        """LIO takes a port for unregistered, whatever it registers, while another port of the same
+        initiator holds the unit."""
+        return HeldByAnother(
+            f"{self.what} is reserved by a dead session of this node (key {key_text(self.key)}, "
+            f"another ISID), and the target does not let this session replace it. Remove that "
+            f"reservation with `pyscsi-init reservations URL --clear --initiator-name OTHER`",
+            key=self.key,
+        )
 
     # -- telling ---------------------------------------------------------------------------------
 

@@ -51,15 +51,16 @@ async def take_fence(session: Session, lun: bytes, what: str, fencing: Fencing) 
 async def give_back(
     fence: Fence, session: Session, lun: bytes, *, everything: bool = False
 ) -> None:
-    """Release and unregister, within a limit; never raises. What stays is said in the log."""
-    if session.failed is not None:
+    """Release and unregister, within a limit; never raises. What stays is said in the log. A key
+    that was found registered stays so, unless ``everything`` of this node is to go."""
+    if session.failed is not None or (fence.found and not everything):
         return
     why: object = "the target is away"
     if not session.recovering:
         why = f"no answer within {RELEASE_SECONDS:g} s"
         with anyio.move_on_after(RELEASE_SECONDS):
             try:
-                await drive(fence.release(everything=everything), session, lun)
+                await drive(fence.release(), session, lun)
             except IscsiError as error:
                 why = error
     if fence.registered:

@@ -100,7 +100,8 @@ class LogicalUnit(UnitServices, TargetPorts):
     @property
     def fence(self) -> Fence | None:
         """What keeps other nodes from writing (``fencing`` of open_lun); None where nothing does.
-        It is given back at close."""
+        It is given back at close, unless this node was registered before
+        (:meth:`give_back_all`)."""
         return self.unit.watch.fence
 
     def keep_fence(self) -> None:
@@ -108,8 +109,8 @@ class LogicalUnit(UnitServices, TargetPorts):
         self._keeps_fence = True
 
     def give_back_all(self) -> None:
-        """At close give back all that this node has registered with the unit: nothing else of it
-        uses the unit, so the rest is of sessions that are gone."""
+        """At close give the fence back also if the key of this node was found registered: nothing
+        else of this node uses the unit, so that was of a session that is gone."""
         self._gives_all_back = True
 
     async def aclose(self) -> None:

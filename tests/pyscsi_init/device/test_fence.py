@@ -13,7 +13,7 @@ import pytest
 import pyscsi_init
 from pyscsi_init import Fencing, LogicalUnit, UnitRecord
 from pyscsi_init.device import node_key
-from pyscsi_init.device.fence import KIND, Fence
+from pyscsi_init.device.fence import KIND
 from pyscsi_init.errors import (
     Fenced,
     HeldByAnother,
@@ -36,7 +36,6 @@ from tests.pyscsi_init.device.two_nodes import (
     RESERVE,
     RESET,
     A,
-    B,
     holder,
     keys,
 )
@@ -356,12 +355,7 @@ async def test_an_open_that_fails_or_is_cancelled_gives_back() -> None:
     async with scene() as made:
         held = made.target.faults.hold(opcodes={Opcode.READ_10})
         async with anyio.create_task_group() as tasks:
-
-            async def open_it() -> None:
-                async with made.open(A_NAME):
-                    pass
-
-            tasks.start_soon(open_it)
+            tasks.start_soon(made.open(A_NAME).__aenter__)
             await held.wait()
             assert list(made.table.keys.values()) == [A_KEY]
             tasks.cancel_scope.cancel()
@@ -402,9 +396,3 @@ async def test_a_raw_command_may_meet_the_conflict(
             await a.execute(bytes([0x2A, 0, 0, 0, 8, 0, 0, 0, 1, 0]), data_out=bytes(512))
         with pytest.raises(Fenced):
             await a.write(FAR, b"a" * BLOCK)
-
-
-def test_a_fence_of_a_record_is_checked_before_it_is_held() -> None:
-    fence = Fence("LUN 0", A)
-    assert not Fence.remembered("LUN 0", fence.record).held
-    assert B != A

@@ -126,6 +126,10 @@ class VolumeSpec:
         _check_choice("durability", self.durability, DURABILITIES)
         _check_choice("fsck policy", self.fsck, FSCK_POLICIES)
         _check_choice("fencing", self.fencing, FENCINGS)
+        if self.take_over and self.fencing == "off":
+            raise InvalidSpec(
+                "take_over", True, "contradicts fencing 'off'", remedy="drop one of the two"
+            )
         if self.fstype and not (self.fstype.isascii() and self.fstype.replace("-", "").isalnum()):
             raise InvalidSpec(
                 "file system",

@@ -55,7 +55,9 @@ The tree is split by whose fault it is, so that a caller can catch at the right 
         ├── OutOfRange                beyond the end of the device
         ├── Unsupported               an operation that this device cannot do
         ├── IdentityMismatch          another logical unit than the one that was attached
-        └── CapacityShrunk            the logical unit became smaller while it was in use
+        ├── CapacityShrunk            the logical unit became smaller while it was in use
+        └── HeldByAnother             another node has reserved the logical unit (key, ports)
+            └── Fenced                it took the unit over from us: nothing of ours is written
 
 Each class carries typed fields; an unknown code gets the parent class, never a KeyError.
 ``str(error)`` is one sentence fit for a person: what was found, why it is wrong, what to do.
@@ -63,7 +65,6 @@ Each class carries typed fields; an unknown code gets the parent class, never a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 
@@ -379,22 +380,15 @@ class CapacityShrunk(DeviceError):
     """The logical unit is smaller than when it was attached."""
 
 
-LOGIN_STATUS_CLASSES: dict[tuple[int, int], Callable[..., LoginRejected]] = {
-    (0x02, 0x01): AuthenticationFailed,
-    (0x02, 0x02): AuthorizationFailed,
-    (0x02, 0x03): TargetNotFound,
-    (0x02, 0x04): TargetRemoved,
-}
-"""Status-Class and Status-Detail -> class; class 3 is TargetUnavailable, all else LoginRejected."""
+class HeldByAnother(DeviceError):
+    """Another node has reserved the logical unit; ``key`` is its reservation key, 0 where none is
+    known, ``ports`` are its initiator ports, where the target tells."""
 
-SENSE_KEY_CLASSES: dict[int, type[CheckCondition]] = {
-    0x2: NotReady,
-    0x3: MediumError,
-    0x4: HardwareError,
-    0x5: IllegalRequest,
-    0x6: UnitAttention,
-    0x7: DataProtect,
-    0xB: AbortedCommand,
-    0xE: Miscompare,
-}
-"""Sense key -> class; a key without a row is a plain CheckCondition."""
+    def __init__(self, message: str, *, key: int = 0, ports: tuple[str, ...] = ()) -> None:
+        self.key = key
+        self.ports = ports
+        super().__init__(message)
+
+
+class Fenced(HeldByAnother):
+    """Another node took the logical unit over from us; nothing may be sent again."""

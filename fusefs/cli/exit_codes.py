@@ -99,6 +99,7 @@ TABLE = (
             volume.OperationInProgress,
             iscsi.DeviceBusy,
             iscsi.ReservationConflict,
+            iscsi.HeldByAnother,
             iscsi.IsnsBusy,
         ),
     ),

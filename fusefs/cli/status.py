@@ -86,7 +86,7 @@ def _defined(manager: VolumeManager) -> list[VolumeStatus]:
 
 def _show(volume: VolumeStatus) -> None:
     values = asdict(volume)
-    session, io = values.pop("session"), values.pop("io")
+    session, fence, io = values.pop("session"), values.pop("fence"), values.pop("io")
     keys = session.pop("keys", {})
     for field in ("binds", "protection_refused"):
         values[field] = ", ".join(
@@ -99,6 +99,7 @@ def _show(volume: VolumeStatus) -> None:
                 ("volume", values),
                 ("session", session),
                 ("keys", keys),
+                ("fence", fence),
                 ("io", io),
             )
             if group

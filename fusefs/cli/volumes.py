@@ -26,6 +26,7 @@ from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.host import LinuxHost
 from fusefs.spec import (
     DURABILITIES,
+    FENCINGS,
     FILESYSTEMS,
     FSCK_POLICIES,
     FUSE_CHANNELS,
@@ -76,6 +77,18 @@ def _volume_options(command: Command) -> Command:
                 default=DURABILITIES[0],
                 show_default=True,
                 help="When a write is stable: after a flush, or when it is acknowledged (slower).",
+            ),
+            click.option(
+                "--fencing",
+                type=click.Choice(FENCINGS),
+                default="auto",
+                show_default=True,
+                help="Keep other nodes from writing: where the target can, or always.",
+            ),
+            click.option(
+                "--take-over",
+                is_flag=True,
+                help="Take the LUN away from another node that must not write any more.",
             ),
             click.option(
                 "--fuse",
@@ -161,6 +174,8 @@ def attach(
     read_only: bool,
     on_disconnect: str | None,
     durability: str,
+    fencing: str,
+    take_over: bool,
     fuse: str,
     login: LoginOptions,
 ) -> None:
@@ -170,6 +185,8 @@ def attach(
         login,
         on_disconnect=on_disconnect,
         durability=durability,
+        fencing=fencing,
+        take_over=take_over,
         name=name,
         read_only=read_only,
         fuse_channel=fuse,
@@ -225,6 +242,8 @@ def mount(
     read_only: bool,
     on_disconnect: str | None,
     durability: str,
+    fencing: str,
+    take_over: bool,
     fuse: str,
     fstype: str | None,
     format_if_blank: bool,
@@ -241,6 +260,8 @@ def mount(
         login,
         on_disconnect=on_disconnect,
         durability=durability,
+        fencing=fencing,
+        take_over=take_over,
         name=name,
         read_only=read_only,
         fuse_channel=fuse,

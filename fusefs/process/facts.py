@@ -14,6 +14,7 @@ from typing import Any
 from fusefs.fuse import Channel
 from fusefs.host import Refusal
 from pyscsi_init import BlockDevice, Identity, LogicalUnit, Session
+from pyscsi_init.device import Fence
 from pyscsi_init.names import isid_text
 
 
@@ -39,6 +40,11 @@ def session_facts(session: Session) -> dict[str, Any]:
         "state": session.state.name,
         "keys": session.parameters.as_keys(),
     }
+
+
+def fence_facts(fence: Fence) -> dict[str, Any]:
+    """What keeps other nodes from writing."""
+    return {"key": f"0x{fence.key:016x}", "held": fence.held}
 
 
 def ready_facts(
@@ -75,6 +81,8 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     }
     if isinstance(device, LogicalUnit):
         session = device.session
+        if device.fence is not None:
+            status["fence"] = fence_facts(device.fence)
         status["session"] = session_facts(session)
         status["recovering"] = session.recovering and session.failed is None
         status["failed"] = str(session.failed) if session.failed else ""

@@ -9,7 +9,8 @@ comes back at once, and its old session ends with the new login.
 
 When the target is away, attempts go on for as long as it takes, as a session's own do; what I/O
 does in the meantime is the volume's ``on_disconnect``, counted from the successor's start. When
-another LUN stands in its place nothing is ever written to it: I/O fails for good.
+another LUN stands in its place, or another node has taken it over, nothing is ever written to it:
+I/O fails for good.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ import anyio
 
 from fusefs.fuse import RequestSlots
 from fusefs.process.messages import BadMessage, StartDocument
-from pyscsi_init import BlockDevice, Limits, LogicalUnit, open_lun
+from pyscsi_init import BlockDevice, Fencing, Limits, LogicalUnit, open_lun
 from pyscsi_init.device import LateDevice, UnitRecord, require_writable
 from pyscsi_init.errors import (
     CapacityShrunk,
     ConfigurationError,
+    Fenced,
     IdentityMismatch,
     IscsiError,
     ReadOnlyDevice,
@@ -125,6 +127,18 @@ def leave_notes(slots: RequestSlots, device: BlockDevice) -> None:
         device.record_changed.append(leave)
 
 
+def end_fence(device: BlockDevice, *, goes_on: bool, was_at_rest: bool) -> None:
+    """The fence is given back with the unit, unless a successor goes on with it. A volume that was
+    never at rest may be another name for a LUN that this node has already, and be refused for that:
+    then the key of the node stays if it was there."""
+    unit = device.inner if isinstance(device, LateDevice) else device
+    if isinstance(unit, LogicalUnit):
+        if goes_on:
+            unit.keep_fence()
+        elif was_at_rest:
+            unit.give_back_all()
+
+
 @contextlib.asynccontextmanager
 async def open_volume(
     document: StartDocument, reactor: Reactor, predecessor: Predecessor | None
@@ -146,6 +160,9 @@ async def open_volume(
         open_timeout=document.deadline_s,
         predecessor=predecessor.unit if predecessor else None,
         unknown_outcome=predecessor is not None and predecessor.unknown_outcome,
+        fencing=None
+        if spec.fencing == "off"
+        else Fencing(required=spec.fencing == "required", take_over=spec.take_over),
     ) as unit:
         if not spec.read_only:
             require_writable(unit)
@@ -228,8 +245,8 @@ class TakeOver:
                         self.settled.set()
                         await self._until.wait()
                         return
-                except (IdentityMismatch, CapacityShrunk, ReadOnlyDevice) as error:
-                    log.error("it is not the LUN that it was: %s", error)  # noqa: TRY400
+                except (IdentityMismatch, CapacityShrunk, ReadOnlyDevice, Fenced) as error:
+                    log.error("it is not ours to write any more: %s", error)  # noqa: TRY400
                     self.failed = self.last_error = error
                     self.late.fail(error)
                 except IscsiError as error:

@@ -48,13 +48,7 @@ from fusefs.process.inherited import Inherited, document_pipe
 from fusefs.process.messages import BadMessage, StartDocument
 from fusefs.process.private_mount import PrivateMount
 from fusefs.process.ready import Ready
-from fusefs.process.takeover import (
-    Opener,
-    TakeOver,
-    leave_notes,
-    open_volume,
-    read_note,
-)
+from fusefs.process.takeover import Opener, TakeOver, end_fence, leave_notes, open_volume, read_note
 from pyscsi_init import BlockDevice
 from pyscsi_init.transport import UNDIVIDED_S, Reactor, open_reactor
 
@@ -95,6 +89,7 @@ class Worker:
         self._told_to_give_up = False
         self._is_unwanted = False
         self._makes_room = False
+        self._was_at_rest = False
         self._life = anyio.CancelScope()
         self._over = anyio.Event()
         self._drained = anyio.Event()
@@ -267,6 +262,7 @@ class Worker:
         # The device ends what is in flight: its target, and so the channel, might wait for ever.
         log.info("the service ends")
         channel.stop()
+        end_fence(device, goes_on=self._makes_room, was_at_rest=self._was_at_rest)
         await device.aclose()
         if self._take_over is not None:
             await self._take_over.aclose()
@@ -350,6 +346,7 @@ class Worker:
             if not self._over.is_set():
                 if not device.read_only:
                     await device.flush()
+                self._was_at_rest = True
                 await self._mount.remove(self._over.is_set)
                 self._over.set()
 

@@ -164,7 +164,8 @@ def _identity(state: VolumeState) -> Mapping[str, Any]:
 
 
 def difference(old: VolumeSpec, new: VolumeSpec) -> str:
-    """Which fields of two specs differ, in words; empty for none."""
+    """Which fields of two specs differ, in words; empty for none. ``take_over`` is none: it says
+    how a volume is attached, not what it is."""
     a, b = old.to_json(), new.to_json()
     return ", ".join(
         f"{name} {a[name]!r}, not {b[name]!r}"

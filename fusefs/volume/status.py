@@ -46,6 +46,8 @@ class VolumeStatus:
     fstype: str = ""
     session: dict[str, Any] = field(default_factory=dict)
     """target, portal, isid, tsih, keys; empty where the worker does not answer."""
+    fence: dict[str, Any] = field(default_factory=dict)
+    """key, held; empty where other nodes are not kept from writing, or the worker is away."""
     io: dict[str, Any] = field(default_factory=dict)
     """reads, writes, flushes, discards, bytes_read, bytes_written, errors, in_flight;
     unflushed_writes, which is None until the first flush after a worker has died."""
@@ -117,6 +119,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         durability=volume.state.spec.durability,
         fstype=fstype,
         session=dict(answer.get("session") or {}),
+        fence=dict(answer.get("fence") or {}),
         io=dict(answer.get("io") or {}),
         recoveries=int(answer.get("recoveries") or 0),
         last_error=trouble or silence or str(answer.get("last_error") or ""),

@@ -3,12 +3,13 @@
 
 from .alignment import AlignmentDevice
 from .fault import FaultDevice
+from .fence import Fence, Fencing, node_key
 from .identity import Identity
 from .interface import BlockDevice, BlockRequest, Buffer, Limits, Operation
 from .late import LateDevice
 from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
 from .ram import RamDevice
-from .record import UnitRecord
+from .record import FenceRecord, UnitRecord
 from .reservation import PersistentReservations
 from .splitting import SplittingDevice
 from .target_ports import TargetPort
@@ -21,6 +22,9 @@ __all__ = [
     "Buffer",
     "Extent",
     "FaultDevice",
+    "Fence",
+    "FenceRecord",
+    "Fencing",
     "Identity",
     "LateDevice",
     "Limits",
@@ -32,6 +36,7 @@ __all__ = [
     "TargetPort",
     "UnitRecord",
     "attach_unit",
+    "node_key",
     "open_lun",
     "require_writable",
     "resolve_chap",

@@ -21,7 +21,7 @@ from ..errors import (
     ReservationConflict,
     SecretError,
 )
-from ..scsi import StandardInquiry, encode_lun
+from ..scsi import StandardInquiry, encode_lun, may_modify
 from ..secret import Chap, Secret
 from ..settings import Settings
 from ..transport import (
@@ -35,6 +35,8 @@ from ..transport import (
 )
 from ..url import IscsiUrl, parse_url
 from .driver import drive
+from .fence import Fence, Fencing
+from .fencing import give_back, take_fence
 from .identity import WITNESS_BYTES, Identity
 from .probe import UnitFacts, probe_unit, read_head
 from .record import UnitRecord
@@ -55,6 +57,7 @@ class LogicalUnit(UnitServices, TargetPorts):
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
         super().__init__(unit)
         self.lun = lun
+        self._keeps_fence = self._gives_all_back = False
 
     @property
     def session(self) -> Session:
@@ -94,6 +97,31 @@ class LogicalUnit(UnitServices, TargetPorts):
         altogether hears of it here only."""
         return self.unit.watch.reservations_lost
 
+    @property
+    def fence(self) -> Fence | None:
+        """What keeps other nodes from writing (``fencing`` of open_lun); None where nothing does.
+        It is given back at close, unless this node was registered before
+        (:meth:`give_back_all`)."""
+        return self.unit.watch.fence
+
+    def keep_fence(self) -> None:
+        """Do not give the fence back at close: another process of this node goes on with it."""
+        self._keeps_fence = True
+
+    def give_back_all(self) -> None:
+        """At close give the fence back also if the key of this node was found registered: nothing
+        else of this node uses the unit, so that was of a session that is gone."""
+        self._gives_all_back = True
+
+    async def aclose(self) -> None:
+        """End what is in flight, give the fence back, let go of the session, which stays open."""
+        await super().aclose()
+        fence, session = self.fence, self.session
+        if fence is None or self._keeps_fence:
+            return
+        self.unit.watch.fence = None
+        await give_back(fence, session, self.unit.lun, everything=self._gives_all_back)
+
     async def execute(
         self,
         cdb: bytes,
@@ -106,6 +134,10 @@ class LogicalUnit(UnitServices, TargetPorts):
 
         What it writes is not ordered with the requests of the block device that are in flight.
         """
+        watch = self.unit.watch
+        modifies = len(data_out) > 0 or may_modify(cdb)
+        if modifies:  # before it leaves: should the connection die, its effect is no other disk
+            watch.discard_started(0)
         try:
             return await self.session.execute(
                 self.unit.lun,
@@ -114,9 +146,12 @@ class LogicalUnit(UnitServices, TargetPorts):
                 data_in_length=data_in_length,
                 seconds=seconds,
             )
+        except ReservationConflict:
+            watch.doubt_fence()
+            raise
         finally:
-            if len(data_out):
-                self.unit.content_changed()
+            if modifies:
+                watch.write_ended(certain=True)
 
     async def refresh_capacity(self) -> int:
         """Ask for the capacity anew, for targets that do not tell; returns the size in bytes."""
@@ -163,28 +198,53 @@ async def attach_unit(
     read_only: bool = False,
     predecessor: UnitRecord | None = None,
     unknown_outcome: bool = False,
+    fencing: Fencing | None = None,
 ) -> LogicalUnit:
     """The logical unit behind a LUN of an open session.
 
-    ``predecessor`` and ``unknown_outcome``: see :func:`open_lun`.
+    ``predecessor``, ``unknown_outcome`` and ``fencing``: see :func:`open_lun`.
 
     Raises:
         LunNotFound, NotABlockDevice: nothing there, or no disk.
+        HeldByAnother: another node has reserved it.
         IdentityMismatch, CapacityShrunk: not the disk that the predecessor had.
+        Fenced: another node took it over from the predecessor.
         ScsiError: the unit refuses what every disk must know.
     """
     address = encode_lun(lun)
     what = f"LUN {lun if isinstance(lun, int) else lun.hex()} of {session.target_name}"
+    fence: Fence | None = None
     if predecessor is not None:
+        if predecessor.fence is not None and not read_only:
+            fence = Fence.remembered(what, predecessor.fence)
         steps = barrier(
             what,
             predecessor.identity,
             predecessor.witness(),
             unknown_outcome=unknown_outcome,
             read_only=read_only,
+            fence=fence,
         )
         await drive(steps, session, address)
     facts = await drive(probe_unit(what), session, address)
+    if fencing is not None and predecessor is None and not (read_only or facts.write_protected):
+        fence = await take_fence(session, address, what, fencing)
+    try:
+        unit = await _with_content(session, address, what, facts, read_only=read_only)
+    except BaseException:
+        if fence is not None and predecessor is None:
+            with anyio.CancelScope(shield=True):
+                await give_back(fence, session, address)
+        raise
+    unit.watch.fence = fence
+    return LogicalUnit(unit, lun)
+
+
+async def _with_content(
+    session: Session, address: bytes, what: str, facts: UnitFacts, *, read_only: bool
+) -> ScsiBlockDevice:
+    """The unit with what the start of it holds; read after it was fenced, so that nothing of
+    another node lands on it afterwards."""
     capacity = facts.capacity
     length = min(WITNESS_BYTES, capacity.blocks * capacity.block_size)
     try:
@@ -197,7 +257,7 @@ async def attach_unit(
         unit.watch.witness.forget()
     else:
         unit = ScsiBlockDevice(session, address, what, facts, head, read_only=read_only)
-    return LogicalUnit(unit, lun)
+    return unit
 
 
 @contextlib.asynccontextmanager
@@ -213,6 +273,7 @@ async def open_lun(
     open_timeout: float = OPEN_TIMEOUT,
     predecessor: UnitRecord | None = None,
     unknown_outcome: bool = False,
+    fencing: Fencing | None = None,
     connector: Connector = connect,
 ) -> AsyncIterator[LogicalUnit]:
     """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
@@ -228,13 +289,18 @@ async def open_lun(
     the same, with the same content and not smaller, or nothing is written to it. With
     ``unknown_outcome`` (the dead process left a write without an answer) the unit is reset first,
     so that no old write lands after the block has been opened; the ISID should be the dead one's,
-    which ends its session.
+    which ends its session. A predecessor's fence is checked before anything is written.
+
+    With ``fencing`` the unit is reserved for this node: others may read it, and are refused when
+    they write. Without it, and with ``read_only``, nobody is kept out.
 
     Raises:
         ConfigurationError: the URL, a name or a secret cannot be used.
         ConnectError, LoginError, ProtocolError: no session (see :func:`open_session`).
         LunNotFound, NotABlockDevice: no disk at this LUN.
         IdentityMismatch, CapacityShrunk: not the predecessor's disk.
+        HeldByAnother, Fenced: another node has it, or took it over from the predecessor.
+        Unsupported: fencing is required, and the unit has no persistent reservations.
 
     Cancellation: the session is logged out, or its connection closed.
     """
@@ -263,6 +329,7 @@ async def open_lun(
                 read_only=read_only,
                 predecessor=predecessor,
                 unknown_outcome=unknown_outcome,
+                fencing=fencing,
             )
         if unit is None:
             raise LoginTimeout(f"LUN {parsed.lun} did not become ready within {open_timeout:g} s")

@@ -21,6 +21,15 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class FenceRecord:
+    """The registration that keeps other nodes from writing (fence.py)."""
+
+    key: int
+    generation: int
+    """PRGENERATION when it was last seen to be there."""
+
+
+@dataclass(frozen=True, slots=True)
 class UnitRecord:
     """A logical unit as its last user knew it; see :func:`pyscsi_init.device.open_lun`."""
 
@@ -29,6 +38,8 @@ class UnitRecord:
     """How much of the start of the disk bears witness, in bytes."""
     possible: Possible | None
     """For each place that may hold a UUID, what may stand there; None where anything may."""
+    fence: FenceRecord | None = None
+    """None where other nodes are not kept from writing."""
 
     def witness(self) -> ContentWitness:
         """The content to hold the disk against."""
@@ -47,6 +58,9 @@ class UnitRecord:
             "size_bytes": identity.size_bytes,
             "witnesses": list(identity.witnesses),
             "witness_bytes": self.witness_bytes,
+            "fence": None
+            if self.fence is None
+            else {"key": self.fence.key, "generation": self.fence.generation},
             "possible": None
             if self.possible is None
             else [sorted(values, key=lambda each: each or "") for values in self.possible],
@@ -64,7 +78,7 @@ class UnitRecord:
                 raise ConfigurationError(
                     "unit record", values["version"], f"is of another version, not {VERSION}"
                 )
-            possible = values["possible"]
+            possible, fence = values["possible"], values.get("fence")
             return cls(
                 Identity(
                     designators=tuple(map(str, values["designators"])),
@@ -82,6 +96,9 @@ class UnitRecord:
                     frozenset(None if each is None else str(each) for each in place)
                     for place in possible
                 ),
+                None
+                if fence is None
+                else FenceRecord(key=int(fence["key"]), generation=int(fence["generation"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(

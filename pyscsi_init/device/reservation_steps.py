@@ -21,8 +21,7 @@ from ..scsi import (
     persistent_reserve_out,
 )
 from ..session import Replay
-from .services import demand_if_known
-from .steps import Command, Steps
+from .steps import Command, Steps, demand_if_known
 
 FIRST_LENGTH = 4096
 LARGEST_LENGTH = 65535

@@ -256,6 +256,11 @@ class ScsiBlockDevice(BlockDevice):
             self._retries[request] = (retries + 1, waits)
             self._send(request)
             return
+        if status == Status.RESERVATION_CONFLICT and retries < MAX_RETRIES:
+            self._retries[request] = (retries + 1, waits)
+            if self.watch.doubt_fence():
+                self._hold(request)
+                return
         if status != Status.CHECK_CONDITION:
             self._finish(request, scsi_error(status, task.sense, what))
             return

@@ -12,18 +12,15 @@ from __future__ import annotations
 import contextlib
 from typing import TypeVar
 
-from ..errors import CapacityShrunk, IllegalRequest, IscsiError, Unsupported
-from ..scsi import Action, Status, command_name, parse_sense, sense_action
+from ..errors import CapacityShrunk, IscsiError
+from ..scsi import Action, Status, parse_sense, sense_action
 from .driver import drive
 from .identity import check_same_unit
 from .probe import probe_identity
 from .scsi_block import ScsiBlockDevice
-from .steps import Command, Outcome, Steps, demand
+from .steps import Outcome, Steps
 
 T = TypeVar("T")
-
-_UNKNOWN_CODES = frozenset({0x20, 0x24})
-"""INVALID COMMAND OPERATION CODE; INVALID FIELD IN CDB, for a service action."""
 
 
 async def carry_out(unit: ScsiBlockDevice, steps: Steps[T]) -> T:
@@ -52,6 +49,8 @@ def _listening(steps: Steps[T], unit: ScsiBlockDevice) -> Steps[T]:
 
 
 def _hear(outcome: Outcome, unit: ScsiBlockDevice) -> Steps[None]:
+    if outcome.status == Status.RESERVATION_CONFLICT:
+        unit.watch.doubt_fence()
     if outcome.status != Status.CHECK_CONDITION:
         return
     action = sense_action(parse_sense(outcome.sense))
@@ -66,15 +65,3 @@ def _same_unit(unit: ScsiBlockDevice) -> Steps[None]:
     # One that became smaller is the same unit; what lies beyond its end will say so.
     with contextlib.suppress(CapacityShrunk):
         check_same_unit(unit.identity, now)
-
-
-def demand_if_known(command: Command, what: str) -> Steps[bytes]:
-    """Like :func:`demand`, and a command that the unit does not know is Unsupported; ``what``
-    names the unit."""
-    try:
-        return (yield from demand(command))
-    except IllegalRequest as error:
-        if error.asc in _UNKNOWN_CODES and error.ascq == 0:
-            name = command_name(command.cdb)
-            raise Unsupported(f"{what} does not know {name}, or not so ({error})") from error
-        raise

@@ -11,8 +11,16 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import IllegalRequest
-from ..scsi import Action, SenseKey, Status, parse_sense, scsi_error, sense_action
+from ..errors import IllegalRequest, Unsupported
+from ..scsi import (
+    Action,
+    SenseKey,
+    Status,
+    command_name,
+    parse_sense,
+    scsi_error,
+    sense_action,
+)
 from ..session import Replay
 
 
@@ -63,6 +71,9 @@ MAX_UNIT_ATTENTIONS = 16
 
 MAX_NOT_READY = 30
 """Pauses of a second that a unit may take to become ready."""
+
+_UNKNOWN_CODES = frozenset({0x20, 0x24})
+"""INVALID COMMAND OPERATION CODE; INVALID FIELD IN CDB, for a service action."""
 
 
 def ask(command: Command) -> Steps[Outcome]:
@@ -124,3 +135,15 @@ def attempt(command: Command) -> Steps[bytes | None]:
         return (yield from demand(command))
     except IllegalRequest:
         return None
+
+
+def demand_if_known(command: Command, what: str) -> Steps[bytes]:
+    """Like :func:`demand`, and a command that the unit does not know is Unsupported; ``what``
+    names the unit."""
+    try:
+        return (yield from demand(command))
+    except IllegalRequest as error:
+        if error.asc in _UNKNOWN_CODES and error.ascq == 0:
+            name = command_name(command.cdb)
+            raise Unsupported(f"{what} does not know {name}, or not so ({error})") from error
+        raise

@@ -24,8 +24,8 @@ from ..scsi import (
 )
 from ..session import Replay
 from .direct import DirectDevice
-from .services import carry_out, demand_if_known
-from .steps import Command, Steps
+from .services import carry_out
+from .steps import Command, Steps, demand_if_known
 
 FIRST_LENGTH = 1024
 LARGEST_LENGTH = 1 << 20

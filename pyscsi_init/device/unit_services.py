@@ -40,8 +40,8 @@ from ..session import Replay
 from .direct import DirectDevice
 from .interface import Buffer, Operation
 from .reservation import PersistentReservations
-from .services import carry_out, demand_if_known
-from .steps import Command, Steps, attempt
+from .services import carry_out
+from .steps import Command, Steps, attempt, demand_if_known
 
 log = logging.getLogger("pyscsi_init.device")
 

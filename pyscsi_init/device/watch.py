@@ -14,18 +14,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
-from ..errors import CapacityShrunk, IdentityMismatch, IscsiError, TaskAborted
-from ..scsi import Action, parse_sense, sense_action
+from ..errors import CapacityShrunk, Fenced, IdentityMismatch, IscsiError, TaskAborted
+from ..scsi import Action, Status, parse_sense, sense_action
 from ..session import AsyncEventReceived
 from ..transport import Session
 from .driver import drive
+from .fence import Fence
 from .identity import ContentWitness, Identity, check_same_unit
 from .probe import probe_identity, read_head
 from .record import UnitRecord
 from .recovery import barrier
+from .steps import Steps
 
 log = logging.getLogger("pyscsi_init.device")
+
+T = TypeVar("T")
 
 MAX_READS = 3
 """Of the start of the disk in a row, where writes to it come in between; the next write's end asks
@@ -63,7 +68,9 @@ class UnitWatch:
         self.witness = ContentWitness(head)
         self.identity = replace(identity, witnesses=self.witness.contents)
         self.suspicious = False
-        """It may be another unit."""
+        """It may be another unit, or another node's."""
+        self.fence: Fence | None = None
+        """What keeps other nodes from writing; it is asked for again whenever there is doubt."""
         self.record_changed: list[Callable[[], None]] = []
         """Called, on the loop's thread, when ``record`` is another than before."""
         self.reservations_lost: list[Callable[[], None]] = []
@@ -91,7 +98,8 @@ class UnitWatch:
     @property
     def record(self) -> UnitRecord:
         """What another process needs to know this unit again."""
-        return UnitRecord(self.identity, self.witness.length, self.witness.possible)
+        fence = None if self.fence is None else self.fence.record
+        return UnitRecord(self.identity, self.witness.length, self.witness.possible, fence)
 
     def _note_content(self) -> None:
         possible = self.witness.possible
@@ -110,10 +118,20 @@ class UnitWatch:
         if action is Action.REREAD_IDENTITY:
             self.suspicious = True
         if action is Action.RESERVATIONS_LOST:
+            self.doubt_fence()
             for notify in list(self.reservations_lost):
                 notify()
         if action in LOOK_AGAIN:
             self.look()
+
+    def doubt_fence(self) -> bool:
+        """The unit may be another node's: what comes is held until that is known. False where it
+        is not fenced; then reservations are whoever's made them."""
+        if self.fence is None or self.session.failed is not None:
+            return False
+        self.suspicious = True
+        self.look()
+        return True
 
     def look(self) -> None:
         """Ask the unit who it is, and act on the answer."""
@@ -138,7 +156,8 @@ class UnitWatch:
             now = await self._same_unit_now()
             if self.suspicious:
                 self.witness.check(await self._head(now))
-        except IdentityMismatch as error:
+                await self._check_fence()
+        except (IdentityMismatch, Fenced) as error:
             self.session.fail(error)
             return error
         except IscsiError as error:
@@ -147,9 +166,19 @@ class UnitWatch:
         self._set_size(now.size_bytes)
         return None
 
+    async def _check_fence(self) -> None:
+        """Raises Fenced where another node has the unit."""
+        if self.fence is None:
+            return
+        before = self.fence.record
+        if not await drive(self.fence.check(), self.session, self.lun):
+            await drive(self.fence.renew(), self.session, self.lun)
+        if self.fence.record != before:
+            self._changed()
+
     async def _same_unit_now(self) -> Identity:
         """The unit as it says of itself now. Raises IdentityMismatch where it is another."""
-        now = await drive(probe_identity(self.what), self.session, self.lun)
+        now = await self._ask(probe_identity(self.what))
         try:
             check_same_unit(self.identity, now)
         except CapacityShrunk as error:
@@ -157,10 +186,34 @@ class UnitWatch:
             log.info("%s: %s", self.what, error)
         return now
 
+    async def _ask(self, steps: Steps[T]) -> T:
+        """Run a sequence; one that is told that reservations are lost passes that on."""
+        return await drive(self._listening(steps), self.session, self.lun)
+
+    def _listening(self, steps: Steps[T]) -> Steps[T]:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    outcome = yield step
+                except IscsiError as error:
+                    step = steps.throw(error)
+                    continue
+                if outcome.status == Status.CHECK_CONDITION:
+                    action = sense_action(parse_sense(outcome.sense))
+                    if action is Action.RESERVATIONS_LOST:
+                        self.heard(action)
+                step = steps.send(outcome)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            steps.close()
+
     async def _head(self, now: Identity) -> bytes:
         """The start of the disk, as far as it bears witness."""
         length = min(now.size_bytes, self.witness.length)
-        return await drive(read_head(now.block_size, length), self.session, self.lun)
+        return await self._ask(read_head(now.block_size, length))
 
     def _event(self, event: AsyncEventReceived) -> None:
         # RFC 7143 11.9.1: a SCSI event, told without a command to tell it with.
@@ -207,9 +260,7 @@ class UnitWatch:
         try:
             for _ in range(MAX_READS):
                 generation = witness.generation
-                head = await drive(
-                    read_head(self.identity.block_size, witness.length), self.session, self.lun
-                )
+                head = await self._ask(read_head(self.identity.block_size, witness.length))
                 if witness.stale and witness.generation == generation:
                     witness.refresh(head)
                     self._note_content()
@@ -257,6 +308,7 @@ class UnitWatch:
 
     async def _restore(self) -> None:
         """The session is new: pass the barrier before anything is replayed."""
+        before = self.record
         now = await drive(
             barrier(
                 self.what,
@@ -264,10 +316,13 @@ class UnitWatch:
                 self.witness,
                 unknown_outcome=self.session.has_unknown_outcome(self.lun),
                 read_only=self._read_only,
+                fence=self.fence,
             ),
             self.session,
             self.lun,
             control=True,
         )
+        if self.record.fence != before.fence:
+            self._changed()
         self._note_content()
         self._set_size(now.size_bytes)

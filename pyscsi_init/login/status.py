@@ -9,19 +9,31 @@ each. A code without a row still gets the class of its Status-Class. It does not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import (
-    LOGIN_STATUS_CLASSES,
+    AuthenticationFailed,
+    AuthorizationFailed,
     LoginError,
     LoginRedirected,
     LoginRejected,
     ProtocolError,
+    TargetNotFound,
+    TargetRemoved,
     TargetUnavailable,
 )
 from ..pdu import StatusClass
 
 MOVED_PERMANENTLY = 2
+
+LOGIN_STATUS_CLASSES: dict[tuple[int, int], Callable[..., LoginRejected]] = {
+    (0x02, 0x01): AuthenticationFailed,
+    (0x02, 0x02): AuthorizationFailed,
+    (0x02, 0x03): TargetNotFound,
+    (0x02, 0x04): TargetRemoved,
+}
+"""Status-Class and Status-Detail -> class; class 3 is TargetUnavailable, all else LoginRejected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from .opcodes import (
     PersistentReserveOut,
     ServiceActionIn,
     command_name,
+    may_modify,
 )
 from .reservations import (
     FullStatus,
@@ -167,6 +168,7 @@ __all__ = [
     "inquiry",
     "logical_unit_designators",
     "lun_text",
+    "may_modify",
     "mode_sense_6",
     "mode_sense_10",
     "parse_cdb",

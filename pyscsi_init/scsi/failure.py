@@ -9,17 +9,36 @@ known to help. It decides nothing: retries have been made before.
 from __future__ import annotations
 
 from ..errors import (
-    SENSE_KEY_CLASSES,
+    AbortedCommand,
     CheckCondition,
+    DataProtect,
     DeviceBusy,
+    HardwareError,
+    IllegalRequest,
+    MediumError,
+    Miscompare,
+    NotReady,
     ReservationConflict,
     ScsiError,
     SpaceExhausted,
     UnexpectedStatus,
+    UnitAttention,
 )
 from .layout import BytesLike
 from .sense import Sense, SenseKey, parse_sense
 from .status import Status, status_name
+
+SENSE_KEY_CLASSES: dict[int, type[CheckCondition]] = {
+    0x2: NotReady,
+    0x3: MediumError,
+    0x4: HardwareError,
+    0x5: IllegalRequest,
+    0x6: UnitAttention,
+    0x7: DataProtect,
+    0xB: AbortedCommand,
+    0xE: Miscompare,
+}
+"""Sense key -> class; a key without a row is a plain CheckCondition."""
 
 _SPACE_EXHAUSTED = (SenseKey.DATA_PROTECT, 0x27, 0x07)
 

@@ -131,6 +131,43 @@ SERVICE_ACTIONS: dict[int, type[enum.IntEnum]] = {
 
 SERVICE_ACTION_MASK = 0x1F
 
+_LEAVES_THE_MEDIUM = frozenset(
+    {
+        Opcode.TEST_UNIT_READY,
+        Opcode.REQUEST_SENSE,
+        Opcode.READ_6,
+        Opcode.INQUIRY,
+        Opcode.RESERVE_6,
+        Opcode.RELEASE_6,
+        Opcode.MODE_SENSE_6,
+        Opcode.START_STOP_UNIT,
+        Opcode.RECEIVE_DIAGNOSTIC_RESULTS,
+        Opcode.PREVENT_ALLOW_MEDIUM_REMOVAL,
+        Opcode.READ_CAPACITY_10,
+        Opcode.READ_10,
+        Opcode.VERIFY_10,
+        Opcode.PRE_FETCH_10,
+        Opcode.SYNCHRONIZE_CACHE_10,
+        Opcode.READ_DEFECT_DATA_10,
+        Opcode.READ_BUFFER,
+        Opcode.LOG_SENSE,
+        Opcode.RESERVE_10,
+        Opcode.RELEASE_10,
+        Opcode.MODE_SENSE_10,
+        Opcode.PERSISTENT_RESERVE_IN,
+        Opcode.THIRD_PARTY_COPY_IN,
+        Opcode.READ_16,
+        Opcode.VERIFY_16,
+        Opcode.PRE_FETCH_16,
+        Opcode.SYNCHRONIZE_CACHE_16,
+        Opcode.SERVICE_ACTION_IN_16,
+        Opcode.REPORT_LUNS,
+        Opcode.MAINTENANCE_IN,
+        Opcode.READ_12,
+        Opcode.VERIFY_12,
+    }
+)
+
 _PRINTED = {
     ServiceActionIn.READ_CAPACITY_16.name: "READ CAPACITY(16)",
     Opcode.SERVICE_ACTION_IN_16.name: "SERVICE ACTION IN(16)",
@@ -171,3 +208,9 @@ def command_name(cdb: BytesLike) -> str:
     if actions in (PersistentReserveIn, PersistentReserveOut):
         return f"{_print(opcode.name)} {name}"
     return name
+
+
+def may_modify(cdb: BytesLike) -> bool:
+    """Whether a command may change what the medium holds, also without Data-Out: FORMAT UNIT,
+    WRITE SAME with NDOB, SANITIZE, and every command that is not known here."""
+    return len(cdb) == 0 or cdb[0] not in _LEAVES_THE_MEDIUM

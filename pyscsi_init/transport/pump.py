@@ -14,6 +14,7 @@ order; a partial write stays queued. So no PDU is torn, whoever is cancelled.
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Protocol
 
 from ..session import SessionMachine
@@ -24,6 +25,10 @@ MAX_READS = 16
 
 MAX_WAIT_BYTES = 256 << 10
 """Wait for no more at once: on a slow line that would look like a target that is silent."""
+
+
+_ABORT, _IN_ORDER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""For SO_LINGER (socket(7)): close sends RST; or what is queued, and FIN."""
 
 
 class Owner(Protocol):
@@ -57,6 +62,10 @@ class Pump:
         self._writing = False
         self._low_water = 1
         self.closed = False
+        # A connection that is given up, or whose process dies, takes with it what was not sent. The
+        # kernel would go on sending it for minutes: a write that nobody stands for any more, on a
+        # line that comes back when another node has the disk.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         reactor.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:
@@ -126,11 +135,13 @@ class Pump:
     def _writable(self) -> None:
         self._owner.settle()
 
-    def close(self) -> None:
-        """Close the socket. Idempotent."""
+    def close(self, *, in_order: bool = True) -> None:
+        """Close the socket; what was not sent yet still is, if that is ``in_order``. Idempotent."""
         if self.closed:
             return
         self.closed = True
+        if in_order:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _IN_ORDER)
         self._reactor.remove_reader(self._fd)
         if self._writing:
             self._writing = False

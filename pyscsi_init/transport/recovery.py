@@ -25,6 +25,7 @@ from ..errors import (
     CapacityShrunk,
     ConnectError,
     ConnectionLost,
+    Fenced,
     IdentityMismatch,
     IscsiError,
     LoginError,
@@ -132,7 +133,7 @@ class Keeper:
                 self._wake = anyio.Event()
                 try:
                     await self._attempt()
-                except (IdentityMismatch, CapacityShrunk) as error:
+                except (IdentityMismatch, CapacityShrunk, Fenced) as error:
                     session.fail(error)
                 except IscsiError as error:
                     session.last_error = error

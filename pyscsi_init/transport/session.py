@@ -243,7 +243,7 @@ class Session(SessionCommands):
             if isinstance(error, (ConnectionLost, ProtocolError)) and self._connection is not None:
                 lines = describe_remains(self._machine, self._connection)
                 log.info("the connection ends: %s\n  %s", error, "\n  ".join(lines))
-            self._pump.close()
+            self._pump.close(in_order=not isinstance(error, (ConnectionLost, ProtocolError)))
             self._pump = None
 
     def _arm(self) -> None:

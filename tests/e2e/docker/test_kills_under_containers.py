@@ -4,6 +4,7 @@ counted as before, and the last container to go takes everything with it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,12 @@ def attached(engine: DockerEngine) -> set[str]:
     return {volume["name"] for volume in engine.volumes() if volume["state"] == "mounted"}
 
 
+def users(engine: DockerEngine, volume: str) -> list[int]:
+    """How often each user of a volume is counted, as Docker shows it."""
+    told = json.loads(engine.docker("volume", "inspect", volume))[0]["Status"]
+    return sorted(told["users"].values())
+
+
 def ten_writers(engine: DockerEngine, storage: Storage) -> Writers:
     """Ten containers on nine volumes: the first two share one."""
     writers = Writers(engine)
@@ -41,7 +48,9 @@ def ten_writers(engine: DockerEngine, storage: Storage) -> Writers:
 def end_one_by_one(engine: DockerEngine, storage: Storage, writers: Writers) -> None:
     """A shared volume stays until its second user goes; then everything is gone."""
     everything = attached(engine)
+    assert users(engine, "shared") == [1, 1]
     writers.finish("writer-one")
+    assert users(engine, "shared") == [1]
     assert attached(engine) == everything
     assert {nexus.tid for nexus in storage.tgt.sessions()} == set(storage.tgt.targets)
     writers.finish("writer-two")
@@ -84,6 +93,7 @@ def test_containers_that_end_while_there_is_no_plugin(tmp_path: Path, storage: S
         assert [each.wait(TEARDOWN_S) for each in ending] == [0, 0]
         del writers.names[:2]
         wait_until(lambda: attached(engine) == {"shared"}, TEARDOWN_S, "only one is attached")
+        assert users(engine, "shared") == [1]
         writers.more_rounds()
         writers.finish()
         storage.check_all_is_gone(engine)

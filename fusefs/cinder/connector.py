@@ -29,10 +29,8 @@ import sniffio
 
 from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
 from fusefs.cinder.ways import by_any_way
-from fusefs.errors import DeviceBusy, NoSuchVolume, NotAllowed, VolumeError
+from fusefs.errors import NoSuchVolume, NotAllowed, VolumeError
 from fusefs.host import LinuxHost
-from fusefs.host.busy import device_users
-from fusefs.volume.hostcalls import host_call
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from pyscsi_init.errors import IscsiError
@@ -46,9 +44,6 @@ LOCK_SECONDS = 300.0
 expect to be served one after the other, not to be refused."""
 
 PROBE_BYTES = 4096
-
-OPEN_PATIENCE_S = 3.0
-"""For programs that only look at a device for a moment, as udev starts them."""
 
 
 def get_connector_properties(
@@ -279,27 +274,12 @@ async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatu
 async def _detach(manager: VolumeManager, name: str, force: bool) -> None:
     """In order; only if that fails, and it is wanted, by force: that may lose data."""
     try:
-        await _refuse_if_open(manager, name)
         await manager.ensure_gone(name)
     except (VolumeError, IscsiError, OSError) as error:
         if not force:
             raise
         log.warning("volume %r is ended by force, because %s", name, error)
         await manager.ensure_gone(name, force=True)
-
-
-async def _refuse_if_open(manager: VolumeManager, name: str) -> None:
-    """Once a loop device was told to go it goes with its last user, whoever waits for that. Here
-    the device itself is what is handed out, so whoever has it open is asked for before."""
-    try:
-        loop = (await manager.get(name)).loop
-    except NoSuchVolume:
-        return
-    deadline = anyio.current_time() + OPEN_PATIENCE_S
-    while loop and (users := await host_call(functools.partial(device_users, loop))):
-        if anyio.current_time() >= deadline:
-            raise DeviceBusy(loop, users=users)
-        await anyio.sleep(0.1)
 
 
 def _refuse_green_threads() -> None:

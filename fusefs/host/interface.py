@@ -68,8 +68,8 @@ class Host(ABC):
         under the same number is left alone.
 
         Raises:
-            DeviceBusy: it is mounted (then nothing was done), or still open after the deadline
-                (then it goes away with its last user).
+            DeviceBusy: it is mounted or open; nothing was done, unless somebody opened it in the
+                same moment (then it goes away with its last user).
         """
 
     @abstractmethod

@@ -49,6 +49,8 @@ _CONFIG = struct.Struct(f"=II{_INFO.size}s8Q")
 # two system calls; 64 of them in a row are not a race.
 _ATTEMPTS = 64
 _POLL_S = 0.02
+OPEN_PATIENCE_S = 2.0
+"""How long a detach waits for somebody who has the device open, before it refuses."""
 
 
 def attach(
@@ -220,6 +222,13 @@ def detach(device: LoopDevice, *, lazy: bool, timeout_s: float) -> None:
         mounts = device_mounts(LOOP_MAJOR, device.number)
         if mounts:
             raise DeviceBusy(device.path, mounts=mounts)
+        # Once told to go it goes with its last user, and nothing takes that back: so they are
+        # looked for before. Who only looks at a new device is gone in a moment.
+        patience = min(deadline, time.monotonic() + OPEN_PATIENCE_S)
+        while users := device_users(device.path):
+            if time.monotonic() >= patience:
+                raise DeviceBusy(device.path, users=users)
+            time.sleep(_POLL_S)
     try:
         bounded(f"detaching {device.path}", timeout_s, lambda: _clear(device.number))
     except OSError as fault:

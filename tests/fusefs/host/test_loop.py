@@ -87,7 +87,8 @@ def test_an_open_device_is_busy_and_its_user_is_named(
     finally:
         os.close(fd)
     assert os.getpid() in caught.value.pids
-    host.loop_detach(device)  # it went with its last user
+    assert device in host.loop_list()
+    host.loop_detach(device)
 
 
 def test_a_mounted_device_is_refused_before_anything_is_done(

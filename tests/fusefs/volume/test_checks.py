@@ -172,7 +172,7 @@ async def test_publish_and_unpublish(bench: Bench) -> None:
     again = await bench.manager.publish("data", two, read_only=True)
     assert [bind.directory for bind in again.binds] == [str(one), str(two)]
     assert bench.host.steps.count("bind") == 2
-    with pytest.raises(InvalidSpec, match="read_only"):
+    with pytest.raises(NameInUse, match="read_only"):
         await bench.manager.publish("data", two)
     await bench.manager.unpublish("data", one)
     await bench.manager.unpublish("data", one)

@@ -80,13 +80,16 @@ class Stage:
         self._helper = helper
         self._disk = base / "disk"
         self._base = base
+        self._steps: dict[str, list[str]] = {}
         tid = tgt.new_target(IQN)
         tgt.add_lun(tid, 1, self._disk, size_bytes=SIZE)
         self._url = tgt.url(tid, 1)
 
     def steps(self, operation: str) -> list[str]:
-        """The steps of an operation that nobody kills."""
-        return self._case(operation, 0, "nobody")
+        """The steps of an operation that nobody kills; counted once."""
+        if operation not in self._steps:
+            self._steps[operation] = self._case(operation, 0, "nobody")
+        return self._steps[operation]
 
     def crash(self, operation: str, at: int, whom: str) -> None:
         """Kill an operation at a step, and see what is left, and what can be done with it."""
@@ -150,6 +153,7 @@ def crash_at(
         )
 
 
+@pytest.mark.timeout(900)  # each case starts a holder and a zygote, twice
 @pytest.mark.parametrize(
     ("operation", "whom", "every"),
     [

@@ -23,10 +23,17 @@ def loop_devices_over(directory: str) -> list[str]:
 def of_no_mount(connections: Collection[int], mounts_inside: Iterable[Mounted]) -> list[str]:
     """Which of these FUSE connections, which exist, have nothing mounted by them.
 
-    The kernel uses the number of a connection again: one that has a mount, inside or on the
-    machine, is another's now, because the mounts of the first one are looked for too.
+    The kernel uses the number of a connection again: one that has a mount, inside or in any other
+    mount namespace, as that of a test beside this one, is another's now, because the mounts of the
+    first one are looked for too.
     """
     mounted = {each.device_minor for each in mounts_inside}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mounted.add(int(line.split()[2].partition(":")[2]))
+    seen = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ends
+            namespace = (process / "ns/mnt").readlink()
+            if namespace not in seen:
+                lines = (process / "mountinfo").read_text(errors="replace").splitlines()
+                mounted.update(int(line.split()[2].partition(":")[2]) for line in lines)
+                seen.add(namespace)
     return [f"FUSE connection {number}" for number in sorted(set(connections) - mounted)]

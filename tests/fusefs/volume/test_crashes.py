@@ -157,7 +157,7 @@ def crash_at(
 @pytest.mark.parametrize(
     ("operation", "whom", "every"),
     [
-        ("use", "all", 7),
+        ("use", "all", 10),
         ("use", "command", 19),
         ("release", "all", 9),
         ("release", "command", 13),

@@ -20,7 +20,7 @@ from trio.testing import MockClock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support import cells, leaks, logs, processes, requirements, totals
+from tests.support import cells, leaks, logs, mount_namespace, processes, requirements, totals
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100, database=None)
@@ -38,6 +38,12 @@ SESSION_MARK = processes.mark_session()
 
 # The processes of the tests stay where the tests run: whoever limits those limits these too.
 os.environ.setdefault("PYSCSI_INIT_CGROUP", "off")
+
+
+if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:
+    # Some tests start what has a copy of all mounts (an engine, a namespace), and would keep busy
+    # what the tests beside them have mounted.
+    mount_namespace.unshare_mounts()
 
 
 def pytest_configure(config: pytest.Config) -> None:

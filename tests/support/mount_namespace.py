@@ -128,6 +128,15 @@ class MountNamespace(Closing):
         return {pid for pid in found if processes.is_alive(pid)}
 
 
+def unshare_mounts() -> None:
+    """Give this thread, and what it starts from now on, a mount namespace of its own: a copy of
+    what there is, from which nothing propagates, in either direction."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
 def _is_kept(mountpoint: str) -> bool:
     needed = (str(ROOT), sys.prefix, sys.base_prefix, "/tmp", "/usr", "/var", "/etc", "/run")
     return (
@@ -139,10 +148,7 @@ def _is_kept(mountpoint: str) -> bool:
 
 def _keep(arguments: Sequence[str]) -> None:
     """The keeper: make the namespace, say so, and wait for the end of standard input."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    unshare_mounts()
     for entry in reversed(mountinfo.read()):
         if not _is_kept(entry.mountpoint):
             syscalls.umount(entry.mountpoint, syscalls.MNT_DETACH)

@@ -23,7 +23,7 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -90,7 +90,8 @@ class KnownVolumes:
     async def define(
         self, spec: VolumeSpec, *, owner: str, labels: Mapping[str, str] | None = None
     ) -> Definition:
-        """Make a volume known; the same again changes nothing.
+        """Make a volume known; the same again changes nothing but ``take_over``, which is said of
+        one attach and not of the volume: the last word holds.
 
         Raises:
             NameInUse: the name is known with another specification.
@@ -105,7 +106,11 @@ class KnownVolumes:
             if known is not None:
                 if differs := checks.difference(known.spec, spec):
                     raise NameInUse(spec.name, difference=differs)
-                return known
+                if known.spec.take_over == spec.take_over:
+                    return known
+                changed = replace(known, spec=spec)
+                await host_call(functools.partial(self._catalog.save, changed))
+                return changed
             definition = Definition(
                 spec=spec, created_at=now_text(), owner=owner, labels=labels or {}
             )

@@ -69,6 +69,18 @@ async def test_a_definition_is_durable_and_the_same_again_changes_nothing(
         await known.define(bench.spec("raw", block=True), owner="test")
 
 
+async def test_who_defines_it_again_says_anew_whether_it_takes_over(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """One that would go on taking over after it was told not to would be fenced by nobody."""
+    first = await known.define(bench.spec(), owner="test", labels={"a": "b"})
+    for wanted in (True, False):
+        again = await known.define(bench.spec(take_over=wanted), owner="other")
+        assert again.spec.take_over is wanted
+        assert (await after_a_restart(bench).get("data")).definition == again
+    assert again == first
+
+
 async def test_what_is_not_known_is_said_or_forgiven(known: KnownVolumes) -> None:
     with pytest.raises(NoSuchVolume):
         await known.get("nothing")

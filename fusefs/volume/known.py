@@ -322,13 +322,19 @@ class KnownVolumes:
 
         Raises: what an orderly end raises.
         """
+
+        async def is_elsewhere(state: VolumeState) -> bool:
+            return bool(await self._other_place(state))
+
         state = await self._state(name)
-        if state is not None and await self._other_place(state):
+        if state is not None and await is_elsewhere(state):
             return False
+        report = None
         if state is not None:
-            await self._manager.ensure_gone(name)
+            # A command may be working on it: where it wants it is known when it is done.
+            report = await self._manager.ensure_gone(name, spare=is_elsewhere)
         await self._remove_mountpoint(self.mountpoint(name))
-        return state is not None
+        return report is not None
 
     async def _other_place(self, state: VolumeState) -> str:
         """Where else than for its users a volume of this name is; empty for nowhere. One that is

@@ -213,6 +213,28 @@ async def test_the_same_name_attached_by_a_command_is_left_alone(
     bench.assert_nothing_left()
 
 
+async def test_a_command_that_is_bringing_the_same_name_up_is_left_alone(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """While it works nobody can see where it will mount; nobody's release waits for it and then
+    takes down what it has just made."""
+    await defined(known, bench)
+    await bench.manager.mount(bench.spec(), bench.mountpoint)
+    done = bench.state("data")
+    assert done is not None
+    file = bench.directory("data") / "state.json"
+    patient = KnownVolumes(bench.another_manager(lock_timeout_s=20))
+    lock = bench.manager.directories.lock("data")
+    async with anyio.create_task_group() as group, file_lock(lock, "data", 0):
+        save_state(file, done.with_(phase="attaching", mountpoint=""))
+        group.start_soon(patient.release, "data", "nobody")
+        await anyio.sleep(0.2)
+        save_state(file, done)
+    assert (await bench.manager.get("data")).state == "mounted"
+    await bench.manager.umount("data")
+    bench.assert_nothing_left()
+
+
 async def test_one_call_at_a_time_on_a_volume(known: KnownVolumes, bench: Bench) -> None:
     await defined(known, bench)
     async with file_lock(bench.manager.directories.uses_lock("data"), "data", 0):
@@ -335,6 +357,8 @@ async def test_a_start_does_not_touch_what_it_cannot_read(
     state.write_text(before.replace('"version": 1', '"version": 99'))
     report = await after_a_restart(bench).restore()
     assert "version 99" in report.failed["data"]
+    with pytest.raises(VolumeError, match="version 99"):
+        await bench.manager.upgrade("data")
     assert mounted(bench) == ["ext4"]
     state.write_text(before)
     await known.release("data", "one")

@@ -333,6 +333,7 @@ async def test_a_start_clears_pieces_of_which_no_volume_is_left(
     await known.release("data", "one")
     bench.host.strict = False
     (bench.base / "run" / "volumes" / "empty" / "fuse").mkdir(parents=True)
+    bench.host.fuse_mount(-1, str(bench.directory("gone") / "fuse"), source="pyscsi-init:gone")
     device = bench.host.loop_attach(bench.file("gone"), block_size=512)
     bench.host.content(bench.file("gone")).fstype = "ext4"
     bench.host.mount(device.path, str(bench.mountpoint), "ext4")
@@ -344,6 +345,20 @@ async def test_a_start_clears_pieces_of_which_no_volume_is_left(
     assert (report.cleared, report.problems) == (["empty"], [])
     assert not temporary.exists()
     assert os.listdir(bench.base / "state" / "mounts") == []
+    bench.assert_nothing_left()
+
+
+async def test_a_start_leaves_the_devices_of_other_namespaces_alone(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """A container that mounts volumes for itself has the same paths, and its devices are seen from
+    here; its mounts are not."""
+    bench.host.strict = False
+    device = bench.host.loop_attach(bench.file("theirs"), block_size=512)
+    report = await known.restore()
+    assert (report.cleared, report.problems) == ([], [])
+    assert bench.host.loop_list() == [device]
+    bench.host.loop_detach(device)
     bench.assert_nothing_left()
 
 

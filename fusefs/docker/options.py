@@ -76,8 +76,12 @@ def _one_of(*words: str) -> Callable[[Option, str], str]:
 
 def _path(option: Option, text: str) -> str:
     if not text.startswith("/"):
-        raise option.wrong(
-            text, "is not an absolute path", "name a file of this host, such as /etc/iscsi-secret"
+        # Not repeated: it may be the secret itself, given in place of its file.
+        raise InvalidSpec(
+            f"option {option.name}",
+            None,
+            "is not an absolute path",
+            remedy="name a file of this host, such as /etc/iscsi-secret",
         )
     return text
 

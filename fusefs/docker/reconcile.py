@@ -82,13 +82,16 @@ class Reconciler:
         """Look, again and again."""
         while True:
             self._asked = anyio.Event()
-            await self.take_down_unused()
             try:
+                await self.take_down_unused()
                 await self.look()
             except EngineSilent as error:
                 if str(error) != self._silent:
                     log.info("%s; what it took is kept", error)
                 self._silent = str(error)
+            except (VolumeError, IscsiError, OSError) as error:
+                # One volume that cannot be looked at, or just goes, must not end the server.
+                log.warning("not all could be looked at, the next look may: %s", error)
             with anyio.move_on_after(self._settle_s if self._suspects else self._period_s):
                 await self._asked.wait()
 
@@ -121,6 +124,9 @@ class Reconciler:
             known = await self._volumes.get(volume)
         except NoSuchVolume:
             return False
+        except VolumeError as error:  # a damaged definition: nothing is known, so it is kept
+            log.info("volume %s is kept: %s", volume, error)
+            return True
         if known.status is None or not known.status.loop:
             return False
         device, here = known.status.loop, known.mountpoint

@@ -23,7 +23,7 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -90,7 +90,8 @@ class KnownVolumes:
     async def define(
         self, spec: VolumeSpec, *, owner: str, labels: Mapping[str, str] | None = None
     ) -> Definition:
-        """Make a volume known; the same again changes nothing.
+        """Make a volume known; the same again changes nothing but ``take_over``, which is said of
+        one attach and not of the volume: the last word holds.
 
         Raises:
             NameInUse: the name is known with another specification.
@@ -105,7 +106,11 @@ class KnownVolumes:
             if known is not None:
                 if differs := checks.difference(known.spec, spec):
                     raise NameInUse(spec.name, difference=differs)
-                return known
+                if known.spec.take_over == spec.take_over:
+                    return known
+                changed = replace(known, spec=spec)
+                await host_call(functools.partial(self._catalog.save, changed))
+                return changed
             definition = Definition(
                 spec=spec, created_at=now_text(), owner=owner, labels=labels or {}
             )
@@ -317,13 +322,19 @@ class KnownVolumes:
 
         Raises: what an orderly end raises.
         """
+
+        async def is_elsewhere(state: VolumeState) -> bool:
+            return bool(await self._other_place(state))
+
         state = await self._state(name)
-        if state is not None and await self._other_place(state):
+        if state is not None and await is_elsewhere(state):
             return False
+        report = None
         if state is not None:
-            await self._manager.ensure_gone(name)
+            # A command may be working on it: where it wants it is known when it is done.
+            report = await self._manager.ensure_gone(name, spare=is_elsewhere)
         await self._remove_mountpoint(self.mountpoint(name))
-        return state is not None
+        return report is not None
 
     async def _other_place(self, state: VolumeState) -> str:
         """Where else than for its users a volume of this name is; empty for nowhere. One that is

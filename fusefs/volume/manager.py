@@ -10,7 +10,7 @@ no LUN is had twice is made under one lock for all.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fusefs.volume import checks, isids, listing, pins, status
 from fusefs.volume.credentials import credentials_for
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.locks import is_locked
+from fusefs.volume.pieces import Pieces
 from fusefs.volume.publishing import Publishing
 from fusefs.volume.replacement import UpgradeReport, replace_worker
 from fusefs.volume.resize import ResizeReport, resize
@@ -37,6 +38,8 @@ from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
 from fusefs.volume_errors import VolumeInUse
 from pyscsi_init.secret import Chap
+
+Spare = Callable[[VolumeState], Awaitable[bool]]
 
 
 class VolumeManager(Publishing, Restoring):
@@ -164,11 +167,14 @@ class VolumeManager(Publishing, Restoring):
             and what that function raises.
         """
         async with self._lock(name):
-            try:
-                volume = await self._existing(name)
-            except StateUnreadable as error:
-                raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            volume = await self._readable(name)
             return await resize(volume, progress or (lambda _step: None))
+
+    async def _readable(self, name: str) -> Pieces:
+        try:
+            return await self._existing(name)
+        except StateUnreadable as error:
+            raise VolumeError(f"the state file of volume {name!r} {error}") from error
 
     # -- back to nothing --------------------------------------------------------------------------
 
@@ -217,13 +223,18 @@ class VolumeManager(Publishing, Restoring):
             report = await take_down(volume)
         return report
 
-    async def ensure_gone(self, name: str, force: bool = False) -> DetachReport | None:
-        """Unmount and detach a volume, whichever of the two it needs; None where there is none.
+    async def ensure_gone(
+        self, name: str, force: bool = False, *, spare: Spare | None = None
+    ) -> DetachReport | None:
+        """Unmount and detach a volume, whichever of the two it needs; None where there is none, or
+        where ``spare`` says of it that it is to stay: asked when nobody else works on it any more.
 
         Raises: as :meth:`umount`, but never NoSuchVolume.
         """
         async with self._lock(name):
             try:
+                if spare is not None and await spare((await self._readable(name)).state):
+                    return None
                 return await self._end(name, force, mounted=True)
             except NoSuchVolume:
                 # The directory goes last, and who removed it may have been killed before that.
@@ -281,6 +292,7 @@ class VolumeManager(Publishing, Restoring):
 
         Raises:
             NoSuchVolume: there is none of this name.
+            VolumeError: its state file cannot be read.
             NotAllowed: it is served by libfuse; nothing was done.
             WorkerFailed: it has no worker, its target is away (nothing was done then), or the
                 successor does not serve.
@@ -288,4 +300,4 @@ class VolumeManager(Publishing, Restoring):
         Cancellation: the worker is followed by a successor in any case.
         """
         async with self._lock(name):
-            return await replace_worker(await self._existing(name))
+            return await replace_worker(await self._readable(name))

@@ -124,12 +124,20 @@ class Restoring(VolumeAccess):
             directory = self._directories.volumes / Path(path[len(ours) :]).parts[0]
             return not directory.is_dir()
 
+        mounts = self._host.mounts()
+        # The kernel lists loop devices of all mount namespaces, each with the file's path in its
+        # own: a container that mounts volumes for itself has the same paths.
+        here = {entry.mountpoint for entry in mounts}
+
+        def is_mounted_here(file: str) -> bool:
+            return str(Path(file).parent) in here
+
         loops = {
             device.path: device
             for device in self._host.loop_list()
-            if is_orphan(device.backing_file.removesuffix(" (deleted)"))
+            if is_orphan(device.backing_file) and is_mounted_here(device.backing_file)
         }
-        for entry in reversed(self._host.mounts()):
+        for entry in reversed(mounts):
             if entry.source in loops or is_orphan(entry.mountpoint):
                 self._attempt(report, entry.mountpoint, self._host.umount, lazy=True)
         for device in loops.values():

@@ -22,7 +22,7 @@ import pytest
 from fusefs.docker.callers import Callers, process_of
 from fusefs.docker.engine import Engine, EngineSilent
 from fusefs.docker.reconcile import Reconciler
-from fusefs.errors import NoSuchVolume
+from fusefs.errors import NoSuchVolume, VolumeError
 from pyscsi_init.errors import ConfigurationError
 from tests.fusefs.docker.test_callers import Start, end, start
 
@@ -71,11 +71,17 @@ class Volumes:
 
     def __init__(self) -> None:
         self.released: list[tuple[str, str]] = []
+        self.damaged = False
+        self.faults: list[Exception] = []
 
     async def get(self, name: str) -> Any:
+        if self.damaged:
+            raise VolumeError("its definition cannot be used")
         raise NoSuchVolume(name)
 
     async def list(self) -> list[Any]:
+        if self.faults:
+            raise self.faults.pop()
         return [SimpleNamespace(name="idle", status=SimpleNamespace(state="mounted"), users={})]
 
     async def release(self, name: str, user: str) -> None:
@@ -153,6 +159,32 @@ async def test_a_container_that_comes_between_two_looks_keeps_it(
     assert await scene.looks(1) == []  # that was the first look again
     expect_logs("no container of Docker uses it", logger="fusefs.docker")
     assert await scene.looks(1) == [("data", "x")]
+
+
+async def test_what_cannot_be_looked_at_is_kept(
+    tmp_path: Path, start: Start, api: EngineApi
+) -> None:
+    scene = Scene(tmp_path, start)
+    end(scene.maker)
+    scene.volumes.damaged = True
+    assert await scene.looks() == []
+
+
+@pytest.mark.parametrize("fault", [VolumeError("no"), OSError(2, "gone")])
+async def test_a_look_that_fails_is_not_the_last(
+    tmp_path: Path, start: Start, api: EngineApi, expect_logs: Any, fault: Exception
+) -> None:
+    expect_logs("not all could be looked at", logger="fusefs.docker")
+    scene = Scene(tmp_path, start)
+    scene.volumes.faults = [fault]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.reconciler.run)
+            while not scene.volumes.released:
+                await anyio.sleep(0.01)
+                scene.reconciler.ask()
+            group.cancel_scope.cancel()
+    assert scene.volumes.released[0] == ("idle", "")
 
 
 async def test_what_podman_holds_is_kept(tmp_path: Path, start: Start, api: EngineApi) -> None:

@@ -52,12 +52,12 @@ class Bench:
         self.mountpoint.mkdir()
         self.manager = self.another_manager()
 
-    def another_manager(self) -> VolumeManager:
+    def another_manager(self, lock_timeout_s: float = 0) -> VolumeManager:
         return VolumeManager(
             self.host,
             self.base / "run",
             self.base / "state",
-            lock_timeout_s=0,
+            lock_timeout_s=lock_timeout_s,
             holder=self.holder,
         )
 

@@ -69,6 +69,18 @@ async def test_a_definition_is_durable_and_the_same_again_changes_nothing(
         await known.define(bench.spec("raw", block=True), owner="test")
 
 
+async def test_who_defines_it_again_says_anew_whether_it_takes_over(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """One that would go on taking over after it was told not to would be fenced by nobody."""
+    first = await known.define(bench.spec(), owner="test", labels={"a": "b"})
+    for wanted in (True, False):
+        again = await known.define(bench.spec(take_over=wanted), owner="other")
+        assert again.spec.take_over is wanted
+        assert (await after_a_restart(bench).get("data")).definition == again
+    assert again == first
+
+
 async def test_what_is_not_known_is_said_or_forgiven(known: KnownVolumes) -> None:
     with pytest.raises(NoSuchVolume):
         await known.get("nothing")
@@ -201,6 +213,28 @@ async def test_the_same_name_attached_by_a_command_is_left_alone(
     bench.assert_nothing_left()
 
 
+async def test_a_command_that_is_bringing_the_same_name_up_is_left_alone(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """While it works nobody can see where it will mount; nobody's release waits for it and then
+    takes down what it has just made."""
+    await defined(known, bench)
+    await bench.manager.mount(bench.spec(), bench.mountpoint)
+    done = bench.state("data")
+    assert done is not None
+    file = bench.directory("data") / "state.json"
+    patient = KnownVolumes(bench.another_manager(lock_timeout_s=20))
+    lock = bench.manager.directories.lock("data")
+    async with anyio.create_task_group() as group, file_lock(lock, "data", 0):
+        save_state(file, done.with_(phase="attaching", mountpoint=""))
+        group.start_soon(patient.release, "data", "nobody")
+        await anyio.sleep(0.2)
+        save_state(file, done)
+    assert (await bench.manager.get("data")).state == "mounted"
+    await bench.manager.umount("data")
+    bench.assert_nothing_left()
+
+
 async def test_one_call_at_a_time_on_a_volume(known: KnownVolumes, bench: Bench) -> None:
     await defined(known, bench)
     async with file_lock(bench.manager.directories.uses_lock("data"), "data", 0):
@@ -299,6 +333,7 @@ async def test_a_start_clears_pieces_of_which_no_volume_is_left(
     await known.release("data", "one")
     bench.host.strict = False
     (bench.base / "run" / "volumes" / "empty" / "fuse").mkdir(parents=True)
+    bench.host.fuse_mount(-1, str(bench.directory("gone") / "fuse"), source="pyscsi-init:gone")
     device = bench.host.loop_attach(bench.file("gone"), block_size=512)
     bench.host.content(bench.file("gone")).fstype = "ext4"
     bench.host.mount(device.path, str(bench.mountpoint), "ext4")
@@ -313,6 +348,20 @@ async def test_a_start_clears_pieces_of_which_no_volume_is_left(
     bench.assert_nothing_left()
 
 
+async def test_a_start_leaves_the_devices_of_other_namespaces_alone(
+    known: KnownVolumes, bench: Bench
+) -> None:
+    """A container that mounts volumes for itself has the same paths, and its devices are seen from
+    here; its mounts are not."""
+    bench.host.strict = False
+    device = bench.host.loop_attach(bench.file("theirs"), block_size=512)
+    report = await known.restore()
+    assert (report.cleared, report.problems) == ([], [])
+    assert bench.host.loop_list() == [device]
+    bench.host.loop_detach(device)
+    bench.assert_nothing_left()
+
+
 async def test_a_start_does_not_touch_what_it_cannot_read(
     known: KnownVolumes, bench: Bench
 ) -> None:
@@ -323,6 +372,8 @@ async def test_a_start_does_not_touch_what_it_cannot_read(
     state.write_text(before.replace('"version": 1', '"version": 99'))
     report = await after_a_restart(bench).restore()
     assert "version 99" in report.failed["data"]
+    with pytest.raises(VolumeError, match="version 99"):
+        await bench.manager.upgrade("data")
     assert mounted(bench) == ["ext4"]
     state.write_text(before)
     await known.release("data", "one")

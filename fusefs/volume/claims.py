@@ -118,8 +118,8 @@ def address_of(url: str) -> tuple[str, int | None]:
 
 
 def new_claim_id(name: str) -> str:
-    """Of the name, to be found by it, and of chance: a name that comes again is another claim, and a
-    deletion of the old one that is repeated late does not touch it."""
+    """Of the name, to be found by it, and of chance: a name that comes again is another claim, and
+    a deletion of the old one that is repeated late does not touch it."""
     return f"{_digest(name)}-{secrets.token_hex(4)}"
 
 

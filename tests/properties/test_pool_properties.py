@@ -119,8 +119,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.node = Node()
         self.had: dict[str, ProvisionedLun] = {}
         """Told to somebody, and nobody began to take it back."""
-        self.users: dict[str, str] = {}
-        """Unit -> the claim whose data may be on it."""
         self.patches = contextlib.ExitStack()
         for name in ("write_json", "remove_file"):
             around = self.node.around(getattr(claims, name))
@@ -146,6 +144,7 @@ class PoolMachine(RuleBasedStateMachine):
         required=st.sampled_from([0, 128 * KIBI, 200 * KIBI]),
         crash_after=st.one_of(st.none(), st.integers(0, 40)),
         two_processes=st.booleans(),
+        writes=st.booleans(),
     )
     def at_once(
         self,
@@ -153,6 +152,7 @@ class PoolMachine(RuleBasedStateMachine):
         required: int,
         crash_after: int | None,
         two_processes: bool,
+        writes: bool,
     ) -> None:
         self.node.left = crash_after
         first = self.pool()
@@ -169,7 +169,7 @@ class PoolMachine(RuleBasedStateMachine):
                     lun = await pool.create(name, SizeRange(required=required), PARAMETERS, {})
                     # Whoever deletes in the same moment has no claim on what he is told.
                     if name not in deleted:
-                        await self.told(lun)
+                        await self.told(lun, writes=writes)
                 elif name in going:
                     await pool.delete(going[name])
             except* (Crash, OperationInProgress, NoSpaceLeft, claims.ClaimConflict):
@@ -200,10 +200,9 @@ class PoolMachine(RuleBasedStateMachine):
 
         anyio.run(main)
         self.had.clear()
-        self.users.clear()
 
-    async def told(self, lun: ProvisionedLun) -> None:
-        """Somebody hears of a unit: he looks at it, and writes all over it."""
+    async def told(self, lun: ProvisionedLun, *, writes: bool) -> None:
+        """Somebody hears of a unit: he looks at it, and writes all over it, or keeps it blank."""
         known = self.had.setdefault(lun.name, lun)
         assert known == lun, "the claim of a name changed"
         assert lun.url.lun != FOREIGN, "data of somebody else was handed out"
@@ -214,7 +213,8 @@ class PoolMachine(RuleBasedStateMachine):
         mine = lun.claim_id.encode().ljust(512)
         if any(data):
             assert data == mine * (unit.size_bytes // 512), "old data was handed out"
-        await unit.write(0, mine * (unit.size_bytes // 512))
+        if writes:
+            await unit.write(0, mine * (unit.size_bytes // 512))
 
     # -- what always holds ------------------------------------------------------------------------
 

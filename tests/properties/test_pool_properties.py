@@ -229,5 +229,5 @@ class PoolMachine(RuleBasedStateMachine):
             assert by_name[name].phase == claims.READY
 
 
-PoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=8, deadline=None)
 TestPool = PoolMachine.TestCase

@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import anyio
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -24,8 +25,9 @@ from fusefs.errors import OperationInProgress
 from fusefs.volume import claims, pool_units
 from fusefs.volume.pool import PoolProvisioner
 from fusefs.volume.pool_units import OpenUnit
-from fusefs.volume.provision import NoSpaceLeft, ProvisionedLun, SizeRange
+from fusefs.volume.provision import NoSpaceLeft, NoSuchClaim, ProvisionedLun, SizeRange
 from pyscsi_init.device import BlockRequest, RamDevice
+from pyscsi_init.errors import IdentityMismatch
 from pyscsi_init.secret import Chap
 from pyscsi_init.url import IscsiUrl
 
@@ -231,3 +233,72 @@ class PoolMachine(RuleBasedStateMachine):
 
 PoolMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=8, deadline=None)
 TestPool = PoolMachine.TestCase
+
+
+# -- what chance finds too rarely -----------------------------------------------------------------
+
+TWO_NAMES = {"pool": f"iscsi://192.0.2.1/{TARGET}/1 iscsi://192.0.2.1/{OTHER_NAME}/1"}
+
+
+def test_a_unit_behind_two_targets_is_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        pool = PoolProvisioner(tmp_path, opener=Node().open)
+        lun = await pool.create("a", SizeRange(), TWO_NAMES, {})
+        with pytest.raises(NoSpaceLeft):
+            await pool.create("b", SizeRange(), TWO_NAMES, {})
+        assert await pool.list() == [lun]
+
+    anyio.run(main)
+
+
+def test_a_deletion_that_was_cut_off_ends_the_volume(tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node()
+        pool = PoolProvisioner(tmp_path, opener=node.open)
+        lun = await pool.create("a", SizeRange(), TWO_NAMES, {})
+        await node.units[1].write(0, b"old".ljust(512))
+        node.left = 0
+        with pytest.raises(Crash):
+            await pool.delete(lun.claim_id)
+        node.left = None
+        with pytest.raises(NoSuchClaim):
+            await pool.get(lun.claim_id)
+        with pytest.raises(NoSpaceLeft):
+            await pool.create("b", SizeRange(), TWO_NAMES, {})
+        again = await pool.create("a", SizeRange(), TWO_NAMES, {})
+        assert again.claim_id != lun.claim_id
+        assert not any(await node.units[1].read(0, 512))
+
+    anyio.run(main)
+
+
+def test_another_unit_at_the_address_is_not_wiped(tmp_path: Path) -> None:
+    async def main() -> None:
+        node = Node()
+        lun = await PoolProvisioner(tmp_path, opener=node.open).create(
+            "a", SizeRange(), TWO_NAMES, {}
+        )
+        await node.units[1].write(0, b"somebody's".ljust(512))
+
+        @contextlib.asynccontextmanager
+        async def other(url: IscsiUrl, credentials: Chap | None) -> AsyncIterator[OpenUnit]:
+            async with node.open(url, credentials) as unit:
+                yield OpenUnit(unit.device, "another", unit.reset)
+
+        with pytest.raises(IdentityMismatch):
+            await PoolProvisioner(tmp_path, opener=other).delete(lun.claim_id)
+        assert any(await node.units[1].read(0, 512))
+
+    anyio.run(main)
+
+
+def test_a_claim_that_cannot_be_read_stops_the_pool(tmp_path: Path) -> None:
+    async def main() -> None:
+        pool = PoolProvisioner(tmp_path, opener=Node().open)
+        await pool.create("a", SizeRange(), TWO_NAMES, {})
+        (file,) = (tmp_path / "claims").glob("*.json")
+        file.write_text("{")
+        with pytest.raises(claims.ClaimUnreadable):
+            await pool.create("b", SizeRange(), PARAMETERS, {})
+
+    anyio.run(main)

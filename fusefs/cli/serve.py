@@ -33,6 +33,7 @@ from fusefs.errors import NotAllowed
 from fusefs.host import LinuxHost
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.paths import Directories
+from fusefs.volume.provision import Provisioner
 
 log = logging.getLogger("fusefs.serve")
 
@@ -174,11 +175,19 @@ def _csi(choice: Choice, address: str) -> Iterator[FrontDoor]:
         door = CsiServer(
             address,
             manager=None if choice.controller else VolumeManager(LinuxHost(), lock_timeout_s=0),
-            provisioners=None if choice.controller is False else (),
+            provisioners=None if choice.controller is False else _provisioners(),
             node_id=choice.node_id,
         )
         log.info("serving CSI on %s as node %s", door.path, choice.node_id)
         yield door
+
+
+def _provisioners() -> list[Provisioner]:
+    from fusefs.volume.pool import PoolProvisioner
+    from fusefs.volume.tgt import TgtProvisioner
+
+    directory = Directories().provisioned
+    return [PoolProvisioner(directory / "pool"), TgtProvisioner(directory / "tgt")]
 
 
 async def _run(doors: list[FrontDoor]) -> None:

@@ -14,6 +14,7 @@
       identities/<encoded>.json  which logical unit a volume was at its first use
       isids/<encoded>.json       the ISID of a volume
       mounts/<encoded>/     where defined volumes are mounted
+      provisioned/<provisioner>/ which logical units were handed out, and to whom
 
 It knows no volume and opens nothing but directories.
 """
@@ -93,6 +94,10 @@ class Directories:
     @property
     def isids(self) -> Path:
         return self.state / "isids"
+
+    @property
+    def provisioned(self) -> Path:
+        return self.state / "provisioned"
 
     def volume(self, name: str) -> VolumePaths:
         return VolumePaths(self.volumes / volume_dir_name(name))

@@ -79,9 +79,7 @@ def test_a_container_mounts_a_lun(
         engine.docker("run", "--detach", "--name=mounter", *RIGHTS, *python, image.name, "-c", WAIT)
         try:
             url = f"iscsi://{tgt.portal}/{IQN}/1"
-            engine.docker(
-                "exec", "mounter", "pyscsi-init", "mount", url, "/mnt", "--name", "v"
-            )
+            engine.docker("exec", "mounter", "pyscsi-init", "mount", url, "/mnt", "--name", "v")
             write = "import pathlib; pathlib.Path('/mnt/file').write_text('written inside')"
             engine.docker("exec", "mounter", "python3", "-c", write)
             assert len(tgt.sessions()) == 1

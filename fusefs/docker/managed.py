@@ -21,14 +21,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     # What takes a moment to import comes when the socket listens.
     from fusefs.volume.manager import VolumeManager
-    from fusefs.volume.status import VolumeStatus
 
 log = logging.getLogger("fusefs.docker")
 
@@ -44,8 +42,7 @@ DOCKER_HOST_VARIABLE = "PYSCSI_INIT_DOCKER_HOST"
 PAUSE_SECONDS = 1.0
 """Before a front door that died is started again; Docker asks again for 30 s."""
 SERVE_SECONDS = 2.0
-SYNC_SECONDS = 3.0
-END_SECONDS = 3.0
+END_SECONDS = 6.0
 """Together less than the ten seconds after which Docker kills."""
 LEFT_SECONDS = 60.0
 """Clearing at the start; the first call waits for it."""
@@ -88,39 +85,23 @@ async def clear(manager: VolumeManager) -> None:
 
 
 async def end(manager: VolumeManager) -> None:
-    """Write everything out, then take down what can be. Never raises, and takes no longer than
-    Docker grants."""
-    import anyio
-
-    with anyio.move_on_after(SYNC_SECONDS):
-        await _each(manager, functools.partial(_sync, manager))
-    with anyio.move_on_after(END_SECONDS):
-        await _each(manager, lambda volume: manager.ensure_gone(volume.name))
-
-
-async def _sync(manager: VolumeManager, volume: VolumeStatus) -> None:
-    from fusefs.volume.hostcalls import host_call
-
-    if volume.mountpoint:
-        sync = functools.partial(manager.host.sync, volume.mountpoint, timeout_s=SYNC_SECONDS)
-        await host_call(sync)
-
-
-async def _each(manager: VolumeManager, step: Callable[[VolumeStatus], Awaitable[object]]) -> None:
+    """Take every volume down, which begins with writing everything out. What a container still has
+    stays half way. Never raises, and takes no longer than Docker grants."""
     import anyio
 
     from fusefs.errors import VolumeError
     from pyscsi_init.errors import IscsiError
 
-    async def one(volume: VolumeStatus) -> None:
+    async def one(name: str) -> None:
         try:
-            await step(volume)
+            await manager.ensure_gone(name)
         except (VolumeError, IscsiError, OSError) as error:
-            log.warning("volume %s: %s", volume.name, error)
+            log.warning("volume %s: %s", name, error)
 
-    async with anyio.create_task_group() as group:
-        for volume in await manager.status():
-            group.start_soon(one, volume)
+    with anyio.move_on_after(END_SECONDS):
+        async with anyio.create_task_group() as group:
+            for volume in await manager.status():
+                group.start_soon(one, volume.name)
 
 
 def listen(path: str) -> socket.socket:

@@ -89,6 +89,7 @@ FILES = {
 DIRECTORIES = (
     "dev",
     "etc",
+    "mnt",
     "proc",
     "run",
     "sys",

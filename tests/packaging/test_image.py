@@ -76,16 +76,16 @@ def test_a_container_mounts_a_lun(
         tid = tgt.new_target(IQN)
         tgt.add_lun(tid, 1, disk)
         python = ("--init", "--entrypoint=/usr/bin/python3")
-        engine.docker("run", "--detach", "--name=m", *RIGHTS, *python, image.name, "-c", WAIT)
+        engine.docker("run", "--detach", "--name=mounter", *RIGHTS, *python, image.name, "-c", WAIT)
         try:
             url = f"iscsi://{tgt.portal}/{IQN}/1"
-            engine.docker("exec", "m", "pyscsi-init", "mount", url, "/srv/data", "--name", "v")
-            write = "import pathlib; pathlib.Path('/srv/data/file').write_text('written inside')"
-            engine.docker("exec", "m", "python3", "-c", write)
+            engine.docker("exec", "mounter", "pyscsi-init", "mount", url, "/mnt", "--name", "v")
+            write = "import pathlib; pathlib.Path('/mnt/file').write_text('written inside')"
+            engine.docker("exec", "mounter", "python3", "-c", write)
             assert len(tgt.sessions()) == 1
-            engine.docker("exec", "m", "pyscsi-init", "umount", "v")
+            engine.docker("exec", "mounter", "pyscsi-init", "umount", "v")
             tgt.wait_sessions(0)
         finally:
-            engine.docker("rm", "--force", "--volumes", "m")
+            engine.docker("rm", "--force", "--volumes", "mounter")
     fsck_is_clean(fstype, disk)
     assert b"written inside" in disk.read_bytes()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -132,22 +133,20 @@ def test_the_front_door_may_die(managed: Managed) -> None:
 
 
 def test_disabling_it_under_a_container(managed: Managed) -> None:
-    """Refused; by force, what was written is on the disk, the container has errors, and after
-    `enable` the volume is there for the next one."""
+    """Refused; by force, what was written and never flushed is on the disk, the container has
+    errors, and after `enable` the volume is there for the next one."""
     engine = managed.engine
-    writer = engine.docker(
-        "run", "--detach", "--volume", "data:/data", images.WORKER, "sh", "-c",
-        f"echo unflushed > /data/last; {APPEND}",
-    ).strip()  # fmt: skip
-    wait_until(lambda: managed.tgt.sessions(), 30, "a session")
-    refused = engine.docker("plugin", "disable", PLUGIN, check=False)
-    assert "is in use" in refused
-    read = ("exec", writer, "cat", "/data/last")
-    wait_until(lambda: "unflushed" in engine.docker(*read, check=False), 30, "a file is written")
+    script = "echo unflushed > /data/last; touch /written; exec sleep 1000"
+    volume = ("--volume", "data:/data")
+    writer = engine.docker("run", "--detach", *volume, images.WORKER, "sh", "-c", script).strip()
+    written = ("exec", writer, "test", "-e", "/written")
+    wait_until(lambda: not engine.docker(*written, check=False), 30, "a file is written")
+    assert "is in use" in engine.docker("plugin", "disable", PLUGIN, check=False)
     engine.docker("plugin", "disable", "--force", PLUGIN)
     assert managed.processes("") == []
     assert managed.tgt.sessions() == []
-    wait_until(lambda: "FAILED" in engine.docker("logs", writer), 60, "the container has an error")
+    write = ("exec", writer, "dd", "if=/proc/version", "of=/data/more", "conv=fsync")
+    assert re.search("(?i)read-only|I/O error|Input/output", engine.docker(*write, check=False))
     engine.docker("plugin", "enable", PLUGIN)
     engine.docker("rm", "--force", writer)
     assert engine.docker(*USE, "cat /data/last").strip() == "unflushed"

@@ -186,15 +186,22 @@ class VolumeSpec:
              self.chap_secret_file),
         ):  # fmt: skip
             if value and not has_it:
+                # Of a file not even the name is repeated: it may be the secret, in its place.
+                told = None if what.endswith("_file") else value
                 raise InvalidSpec(
-                    what, value, f"is worth nothing without {needed}", remedy="give both"
+                    what, told, f"is worth nothing without {needed}", remedy="give both"
                 )
         for what, file in (
             ("chap_secret_file", self.chap_secret_file),
             ("chap_peer_secret_file", self.chap_peer_secret_file),
         ):
             if file and not PurePosixPath(file).is_absolute():
-                raise InvalidSpec(what, file, "is not an absolute path")
+                raise InvalidSpec(
+                    what,
+                    None,
+                    "is not an absolute path",
+                    remedy="name a file of this host, such as /etc/iscsi-secret",
+                )
 
     @property
     def chap_user_or_url(self) -> str:

@@ -334,4 +334,6 @@ def _end(invocation: Invocation, step: Callable[[], Awaitable[DetachReport]]) ->
         )
     for problem in report.problems:
         output.warn(f"{report.name}: {problem}")
+    if report.stays:
+        output.warn(f"{report.name}: {report.stays}")
     return HOST if report.problems else 0

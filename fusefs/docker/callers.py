@@ -14,7 +14,9 @@ as from inside another PID namespace. Everything here blocks, shortly.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,13 @@ from fusefs.spec import volume_dir_name
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.state import boot_id, write_json
 
+log = logging.getLogger("fusefs.docker")
+
 _VERSION = 1
+_PROCESS = re.compile(r"([0-9]{1,10}:[0-9]{1,20})?", re.ASCII)
+ASK_AGAIN_SECONDS = 35.0
+"""dockerd asks again for 30 s where a connection broke; until then a call that an earlier process
+of ours died over is taken for one that is still to come, and later never."""
 ENGINE = "dockerd"
 """The name of the process whose containers the Docker API lists; Podman's it does not know."""
 
@@ -67,9 +75,15 @@ class Call:
     answered: bool = False
 
     @property
+    def outlived_us(self) -> bool:
+        """Whether the process of ours that took it is dead. Its Unmount may have been lost: dockerd
+        gives one up for which it found nobody."""
+        return not is_alive(self.plugin)
+
+    @property
     def was_cut_off(self) -> bool:
         """Whether our process died over it, so that nobody knows if it was answered."""
-        return not self.answered and not is_alive(self.plugin)
+        return not self.answered and self.outlived_us
 
     @property
     def is_engines(self) -> bool:
@@ -88,24 +102,38 @@ class Callers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._plugin = process_of(os.getpid())
+        self._told: set[tuple[Path, str]] = set()
+        self.begun = 0
+        """How many Mounts Docker Engines have begun with this process."""
 
     def volumes(self) -> list[str]:
         """Every volume of which something is noted."""
         found = []
         for file in sorted(self._directory.glob("*.json")):
-            values = _read(file)
-            if values is not None and not file.name.startswith("."):
+            if file.name.startswith("."):
+                continue
+            values = self._read(file)
+            if values is not None:
                 found.append(str(values["volume"]))
         return found
 
+    def is_mounting(self) -> bool:
+        """Whether a Mount is under way in this process, of any volume."""
+        return any(
+            not call.answered and call.plugin == self._plugin
+            for volume in self.volumes()
+            for call in self.calls(volume)
+        )
+
     def calls(self, volume: str) -> list[Call]:
         """The Mounts of a volume that were not given back, the oldest first."""
-        values = _read(self._file(volume))
-        return [Call(**call) for call in values["calls"]] if values else []
+        values = self._read(self._file(volume))
+        return values["calls"] if values else []
 
     def begin(self, volume: str, id_: str, caller: str) -> None:
         """Note a Mount that is about to be made."""
         call = Call(id_, caller, name_of(caller), self._plugin)
+        self.begun += call.is_engines
         self._write(volume, [*self.calls(volume), call])
 
     def answered(self, volume: str, id_: str) -> None:
@@ -160,15 +188,45 @@ class Callers:
         }
         write_json(file, document)
 
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """What is noted in a file; None where that is nothing, or worth nothing. What cannot be
+        ours is told of once, and ignored."""
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if values["version"] != _VERSION or values["boot_id"] != boot_id():
+                return None
+            volume, calls = values["volume"], values["calls"]
+            if not isinstance(volume, str) or not isinstance(calls, list):
+                raise TypeError("volume is no text, or calls no list")  # noqa: TRY301
+        except OSError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            self._tell(file, f"it cannot be read ({error!r})")
+            return None
+        found = []
+        for each in calls:
+            call = _call(each)
+            if call is None:
+                self._tell(file, "one of its calls is malformed")
+            else:
+                found.append(call)
+        return {"volume": volume, "calls": found}
 
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if values["version"] == _VERSION and values["boot_id"] == boot_id():
-            return {
-                "volume": values["volume"],
-                "calls": [{key: call[key] for key in Call.__slots__} for call in values["calls"]],
-            }
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+    def _tell(self, file: Path, why: str) -> None:
+        if (file, why) not in self._told:
+            self._told.add((file, why))
+            log.warning("%s: %s: ignored; what it counted is kept until it is released", file, why)
+
+
+def _call(values: object) -> Call | None:
+    """The call of a note; None where a value is not of its kind."""
+    if not isinstance(values, dict):
+        return None
+    texts = [values.get(key) for key in ("id", "caller", "name", "plugin")]
+    answered = values.get("answered")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(answered, bool):
+        return None
+    id_, caller, name, plugin = map(str, texts)
+    if not id_ or not _PROCESS.fullmatch(caller) or not _PROCESS.fullmatch(plugin):
+        return None
+    return Call(id_, caller, name, plugin, answered)

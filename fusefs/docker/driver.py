@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
 
-from fusefs.docker.callers import Callers
+from fusefs.docker.callers import ASK_AGAIN_SECONDS, Callers
 from fusefs.docker.options import spec_of
 from fusefs.docker.protocol import Answer, Endpoint, Refused
 from fusefs.docker.status import status_of
@@ -39,8 +40,13 @@ class Driver:
         self._volumes = volumes
         self._callers = callers
         self._noting = anyio.Lock()
+        self._started = time.monotonic()
         self.called: Callable[[str], None] = lambda _caller: None
         """Told of each caller, for those who want to know of new ones."""
+
+    def begin(self) -> None:
+        """Calls are taken from now on, those first that have waited in the socket meanwhile."""
+        self._started = time.monotonic()
 
     def endpoints(self) -> list[Endpoint]:
         """Every call of the protocol."""
@@ -101,14 +107,20 @@ class Driver:
         """
         name, user = _text(values, "Name"), _text(values, "ID")
         self.called(caller)
+        may_be_again = time.monotonic() - self._started < ASK_AGAIN_SECONDS
         await self._note(self._callers.begin, name, user, caller)
         try:
             path = await self._volumes.use(name, user)
         except BaseException:
             await self._note(self._callers.drop, name, user)
             raise
-        with anyio.CancelScope(shield=True):
-            await self._count_once(name, user)
+        if may_be_again:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._count_once(name, user)
+                except BaseException:
+                    await self._release(values)
+                    raise
         return {"Mountpoint": str(path), "Err": ""}
 
     async def undo_mount(self, values: Mapping[str, Any]) -> None:
@@ -150,7 +162,11 @@ class Driver:
             await self._note(self._callers.drop, name, user)
 
     async def _count_once(self, name: str, user: str) -> None:
-        """A Mount that an earlier process of ours was cut off in is this one, asked again."""
+        """A Mount that an earlier process of ours was cut off in is this one, asked again.
+
+        Only while dockerd asks again. Our process may also have died after it had answered and
+        before that was noted; then a later Mount with the ID is another one, as of `docker cp`.
+        """
         async with self._noting:
             calls = await host_call(functools.partial(self._callers.calls, name))
             cut_off = [call for call in calls if call.id == user and call.was_cut_off]

@@ -41,9 +41,9 @@ class DockerFrontDoor:
         self._volumes = KnownVolumes(manager, mounts)
         callers = Callers(run_directory / "docker")
         self._reconciler = Reconciler(self._volumes, callers, Engine(docker_host))
-        driver = Driver(self._volumes, callers)
-        driver.called = self._reconciler.called
-        self._server = PluginServer(driver.endpoints(), listener)
+        self._driver = Driver(self._volumes, callers)
+        self._driver.called = self._reconciler.called
+        self._server = PluginServer(self._driver.endpoints(), listener)
 
     def reload(self) -> None:
         """Look for volumes whose containers are gone."""
@@ -58,6 +58,7 @@ class DockerFrontDoor:
         """Finish or clear what an earlier process was cut off in, then serve until ``stop``."""
         report = await self._volumes.restore()
         log.info("%s", report)
+        self._driver.begin()
         async with anyio.create_task_group() as group:
             group.start_soon(self._reconciler.run)
             await self._server.serve(stop, task_status=task_status)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Giving back what an engine took and will not give back itself, because it died.
+"""Giving back what an engine took and will not give back itself, because it died, or we did.
 
 A dockerd that was killed, without live-restore, has no containers any more when it comes back, and
-sends no Unmount for them. What no container uses is then released here. Being wrong the other way,
+sends no Unmount for them. And where nobody holds the plugin's socket for some seconds, dockerd
+gives up its Unmount. What no container uses is then released here. Being wrong the other way,
 taking a volume from a container that runs, would be far worse; so a Mount is given back only if
 
 - the dockerd that made it is dead (of a container that is being started, dockerd is alive and in
-  the middle of it), or our own process died over the call and dockerd asked no second time;
+  the middle of it), or the process of ours that took it is: then dockerd may have given up an
+  Unmount that nobody took, or not have asked again for a Mount that was cut off;
+- in this second case dockerd is in the middle of no start that we could know of: it had its time to
+  ask again, and no Mount of it was under way at a look or came between two;
 - a Docker Engine answers, and none of its containers that run has the volume;
 - both were so at two looks, SETTLE_SECONDS apart.
 
@@ -25,7 +29,7 @@ from pathlib import Path
 
 import anyio
 
-from fusefs.docker.callers import Call, Callers
+from fusefs.docker.callers import ASK_AGAIN_SECONDS, Call, Callers
 from fusefs.docker.engine import Engine, EngineSilent
 from fusefs.errors import NoSuchVolume, VolumeError
 from fusefs.host.busy import device_mounts
@@ -40,9 +44,6 @@ PERIOD_SECONDS = 60.0
 """Between two looks."""
 NOBODY = ""
 """No engine's ID."""
-ASK_AGAIN_SECONDS = 35.0
-"""dockerd asks again for 30 s where a connection broke; until then a call that we died over is
-taken for one that is still to come."""
 
 
 class Reconciler:
@@ -67,6 +68,7 @@ class Reconciler:
         self._suspects: dict[tuple[str, Call], float] = {}
         self._silent = ""
         self._started = time.monotonic()
+        self._begun = callers.begun
 
     def ask(self) -> None:
         """Have it look now."""
@@ -80,6 +82,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Look, again and again."""
+        self._started = time.monotonic()
         while True:
             self._asked = anyio.Event()
             try:
@@ -146,17 +149,20 @@ class Reconciler:
     def _abandoned(self) -> list[tuple[str, Call]]:
         """What those who made it will not give back. Blocks."""
         waited = time.monotonic() - self._started >= ASK_AGAIN_SECONDS
+        # A start that mounts several volumes may have had its first Mount from our predecessor.
+        begun, self._begun = self._begun, self._callers.begun
+        starts = self._begun != begun or self._callers.is_mounting()
         return [
             (volume, call)
             for volume in self._callers.volumes()
             for call in self._callers.calls(volume)
-            if call.is_orphan or (waited and call.is_engines and call.was_cut_off)
+            if call.is_orphan or (waited and not starts and call.is_engines and call.outlived_us)
         ]
 
     async def _give_back(self, volume: str, call: Call) -> None:
         log.warning(
-            "volume %s: no container of Docker uses it, and what mounted it for %.12s is gone: "
-            "released",
+            "volume %s: no container of Docker uses it, and nobody will give back what was mounted "
+            "for %.12s: released",
             volume,
             call.id,
         )

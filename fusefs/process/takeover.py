@@ -127,16 +127,24 @@ def leave_notes(slots: RequestSlots, device: BlockDevice) -> None:
         device.record_changed.append(leave)
 
 
-def end_fence(device: BlockDevice, *, goes_on: bool, was_at_rest: bool) -> None:
+def end_fence(
+    device: BlockDevice, take_over: TakeOver | None, *, goes_on: bool, was_admitted: bool
+) -> None:
     """The fence is given back with the unit, unless a successor goes on with it. A volume that was
-    never at rest may be another name for a LUN that this node has already, and be refused for that:
+    ready may still be another name for a LUN that this node has already, and be refused for that:
     then the key of the node stays if it was there."""
     unit = device.inner if isinstance(device, LateDevice) else device
     if isinstance(unit, LogicalUnit):
         if goes_on:
             unit.keep_fence()
-        elif was_at_rest:
+        elif was_admitted:
             unit.give_back_all()
+    elif not goes_on and take_over is not None and take_over.is_waiting and take_over.key:
+        log.warning(
+            "the key 0x%016x of this node stays registered (the target is away): this node can "
+            "attach it again, another one has to take it over",
+            take_over.key,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -202,6 +210,12 @@ class TakeOver:
     def has_grown(self) -> bool:
         """Whether the LUN is larger than the predecessor knew it."""
         return self.late.size_bytes > int(self._predecessor.properties["size_bytes"])
+
+    @property
+    def key(self) -> int:
+        """What the predecessor had registered to keep other nodes out; 0 for nothing."""
+        unit = self._predecessor.unit
+        return unit.fence.key if unit is not None and unit.fence is not None else 0
 
     @property
     def is_waiting(self) -> bool:

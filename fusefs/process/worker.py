@@ -89,7 +89,7 @@ class Worker:
         self._told_to_give_up = False
         self._is_unwanted = False
         self._makes_room = False
-        self._was_at_rest = False
+        self._is_admitted = False
         self._life = anyio.CancelScope()
         self._over = anyio.Event()
         self._drained = anyio.Event()
@@ -243,7 +243,7 @@ class Worker:
         pulse.say(self._pulse, pulse.READY)
         self._is_unwanted = True
         self._ready.ok(facts)
-        self._is_unwanted, self._is_ready = False, True
+        self._is_unwanted, self._is_ready, self._is_admitted = False, True, True
         self._life.deadline = math.inf
         log.info("serving %s, worker %d", self._document.spec.url, self._inherited.generation)
 
@@ -262,10 +262,11 @@ class Worker:
         # The device ends what is in flight: its target, and so the channel, might wait for ever.
         log.info("the service ends")
         channel.stop()
-        end_fence(device, goes_on=self._makes_room, was_at_rest=self._was_at_rest)
+        goes_on, take_over = self._makes_room, self._take_over
+        end_fence(device, take_over, goes_on=goes_on, was_admitted=self._is_admitted)
         await device.aclose()
-        if self._take_over is not None:
-            await self._take_over.aclose()
+        if take_over is not None:
+            await take_over.aclose()
         serving.cancel_scope.cancel()
 
     async def _unmount_at_the_end(self) -> None:
@@ -327,6 +328,7 @@ class Worker:
     async def _on_stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if request.get("force"):
             log.info("stopping, as told, whatever uses the file")
+            self._is_admitted = False  # so ends an attach that was refused
             self._over.set()
         else:
             await self._stop_in_order()
@@ -346,7 +348,6 @@ class Worker:
             if not self._over.is_set():
                 if not device.read_only:
                     await device.flush()
-                self._was_at_rest = True
                 await self._mount.remove(self._over.is_set)
                 self._over.set()
 

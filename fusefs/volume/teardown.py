@@ -11,10 +11,12 @@ Both work on whatever is left of a volume, and succeed where nothing is.
 from __future__ import annotations
 
 import functools
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,6 +28,10 @@ from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
 from fusefs.volume.state import Bind
 from pyscsi_init.errors import IscsiError
 
+log = logging.getLogger("fusefs.volume")
+
+STAYS_REGISTERED = "stays registered"
+"""What a worker's log says of a registration that it could not give back (device/fencing.py)."""
 BIRTH_SECONDS = 10.0
 """A worker that was forked as its predecessor died answers long before."""
 BIRTH_PAUSE_S = 0.05
@@ -51,6 +57,8 @@ class DetachReport:
     an earlier worker answered them."""
     problems: list[str] = field(default_factory=list)
     """Steps that did not succeed, in words."""
+    stays: str = ""
+    """What of the fence stays at the target and keeps other nodes out, in words."""
 
     @property
     def clean(self) -> bool:
@@ -98,8 +106,9 @@ async def take_down(volume: Pieces) -> DetachReport:
         stopped = not volume.worker_is_alive() or await _stop_worker(volume, force=bool(lost))
         await volume.forget()
         await volume.unmount_fuse(lazy=bool(lost))
+        report = DetachReport(volume.state.name)
+        await _tell_what_stays(volume, report)
         await volume.remove_files()
-    report = DetachReport(volume.state.name)
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
         report.problems.append(f"what had not reached the target by then is lost: {lost}")
@@ -259,6 +268,7 @@ async def take_down_by_force(volume: Pieces) -> DetachReport:
 
 
 async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
+    said = volume.worker_is_alive()
     serving = await _ask_what_will_be_lost(volume, report)
 
     async def attempt(what: str, step: Callable[[], Awaitable[Any]]) -> None:
@@ -291,15 +301,41 @@ async def _take_down_by_force(volume: Pieces, report: DetachReport) -> None:
         await attempt("end the requests", functools.partial(volume.call, volume.abort))
     await attempt("detach the loop device", functools.partial(volume.detach_loop, lazy=True))
     worker = volume.worker
-    if (
-        worker is not None
-        and not await wait_for_end(worker, FORCED_STOP_SECONDS)
-        and not await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS)
-    ):
-        report.problems.append(f"the worker {worker.pid} does not end even when killed")
+    if worker is not None and not await wait_for_end(worker, FORCED_STOP_SECONDS):
+        if not await signal_and_wait(worker, signal.SIGKILL, KILL_SECONDS):
+            report.problems.append(f"the worker {worker.pid} does not end even when killed")
+        said = False
+    await attempt(
+        "read the worker's log",
+        functools.partial(_tell_what_stays, volume, report, worker_said=said),
+    )
     await attempt("let the holder go", volume.forget)
     await attempt("unmount FUSE", functools.partial(volume.unmount_fuse, lazy=True))
     await attempt("remove the files", volume.remove_files)
+
+
+async def _tell_what_stays(
+    volume: Pieces, report: DetachReport, *, worker_said: bool = True
+) -> None:
+    """Before the worker's log goes with the other files: what it says of its registration."""
+    spec = volume.state.spec
+    report.stays = await volume.call(_last_word, volume.paths.log)
+    if not (report.stays or worker_said or spec.read_only or spec.fencing == "off"):
+        report.stays = (
+            "its worker was killed: if this node had reserved the LUN, its key stays registered: "
+            "this node can attach it again, another one has to take it over"
+        )
+    if report.stays:
+        log.info("volume %s: %s", report.name, report.stays)
+
+
+def _last_word(file: Path) -> str:
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    told = [line for line in lines if STAYS_REGISTERED in line]
+    return told[-1].partition(": ")[2] if told else ""
 
 
 async def _ask_what_will_be_lost(volume: Pieces, report: DetachReport) -> bool:

@@ -51,9 +51,14 @@ async def take_fence(session: Session, lun: bytes, what: str, fencing: Fencing) 
 async def give_back(
     fence: Fence, session: Session, lun: bytes, *, everything: bool = False
 ) -> None:
-    """Release and unregister, within a limit; never raises. What stays is said in the log. A key
-    that was found registered stays so, unless ``everything`` of this node is to go."""
-    if session.failed is not None or (fence.found and not everything):
+    """Release and unregister, within a limit; never raises. A key that was found registered stays
+    so, unless ``everything`` of this node is to go. What stays is said in the log."""
+    if session.failed is not None:
+        _tell(logging.WARNING, fence, f"the session has failed: {session.failed}")
+        return
+    if fence.found and not everything:
+        # As it should be, where another volume of this node has the unit.
+        _tell(logging.INFO, fence, "it was registered before")
         return
     why: object = "the target is away"
     if not session.recovering:
@@ -63,8 +68,13 @@ async def give_back(
                 await drive(fence.release(), session, lun)
             except IscsiError as error:
                 why = error
+    _tell(logging.WARNING, fence, why)
+
+
+def _tell(level: int, fence: Fence, why: object) -> None:
     if fence.registered:
-        log.warning(
+        log.log(
+            level,
             "%s: the key 0x%016x of this node stays registered (%s): this node can attach it "
             "again, another one has to take it over",
             fence.what,

@@ -260,19 +260,21 @@ def test_a_target_that_was_started_anew_is_reserved_again(scene: Scene) -> None:
     assert read_direct(other.loop, START) == b"4" * BLOCK
 
 
-def test_a_dead_node_finds_itself_again_and_keeps_others_out(scene: Scene) -> None:
-    """All of it is killed, and nobody has given the volume back."""
+@pytest.mark.parametrize("force", [False, True])
+def test_a_dead_node_finds_itself_again_and_keeps_others_out(scene: Scene, force: bool) -> None:
+    """All of it is killed, and nobody has given the volume back; a detach of any kind then does."""
     a, b = scene.a, scene.b
     a.open(scene.tgt, ATTENTIVE)
     a.host.cut()
-    a.detach("v", force=True)
+    assert f"the key {a.key} of this node stays registered" in a.detach("v", force=True).stays
     a.host.mend()
     with pytest.raises(HeldByAnother):
         b.open(scene.tgt, ATTENTIVE)
     (a.state_dir / "isids").rename(a.state_dir / "lost")  # so that it is another nexus
     volume = a.open(scene.tgt, ATTENTIVE)
     scene.write(volume.loop, b"1")
-    assert a.detach("v").clean
+    report = a.detach("v", force=force)
+    assert (report.problems, report.stays) == ([], "")
     scene.b.open(scene.tgt, ATTENTIVE)
 
 

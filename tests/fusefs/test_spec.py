@@ -151,6 +151,22 @@ def test_what_does_not_fit_together(values: dict[str, object], why: str) -> None
         VolumeSpec(**({"url": URL} | values))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"chap_secret_file": "hunter2hunter2"},
+        {"chap_user": "me", "chap_secret_file": "hunter2hunter2"},
+        CHAP | {"chap_peer_secret_file": "hunter2/hunter2"},
+        {"chap_peer_secret_file": "hunter2hunter2"},
+    ],
+)
+def test_what_may_be_a_secret_is_not_repeated(values: dict[str, object]) -> None:
+    with pytest.raises(InvalidSpec, match="secret_file: is") as refused:
+        VolumeSpec(**({"url": URL} | values))
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.value is None
+
+
 def test_the_user_of_the_url_needs_only_the_file() -> None:
     spec = VolumeSpec(
         url="iscsi://me@127.0.0.1/iqn.2026-01.com.example:d/1",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusefs.docker.callers import Callers, is_alive, name_of, process_of
+from tests.support.logs import ExpectLogs
 from tests.support.requirements import require
 
 Start = Callable[[str], subprocess.Popen[bytes]]
@@ -80,16 +81,59 @@ def test_notes_outlive_us_and_go_with_the_last(tmp_path: Path) -> None:
     assert again.calls("data/1") == again.volumes() == []
 
 
-@pytest.mark.parametrize("spoil", ["boot_id", "version", "calls"])
-def test_notes_of_another_boot_or_that_are_spoilt_count_as_none(tmp_path: Path, spoil: str) -> None:
+@pytest.mark.parametrize("other", ["boot_id", "version"])
+def test_notes_of_another_boot_count_as_none(tmp_path: Path, other: str) -> None:
+    callers = Callers(tmp_path)
+    callers.begin("data", "x", US)
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), other: "other"}))
+    assert callers.calls("data") == callers.volumes() == []
+
+
+@pytest.mark.parametrize("spoilt", [{"calls": "other"}, {"calls": {}}, {"volume": 1}, None])
+def test_notes_that_are_spoilt_count_as_none(
+    tmp_path: Path, expect_logs: ExpectLogs, spoilt: dict[str, object] | None
+) -> None:
+    expect_logs("data.json: it cannot be read", logger="fusefs.docker")
     callers = Callers(tmp_path)
     callers.begin("data", "x", US)
     file = tmp_path / "data.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps({**values, spoil: "other"}))
+    file.write_text("{" if spoilt is None else json.dumps({**values, **spoilt}))
     assert callers.calls("data") == callers.volumes() == []
-    file.write_text("{")
-    assert callers.calls("data") == callers.volumes() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id", ""),
+        ("id", 7),
+        ("caller", "x:1"),
+        ("caller", "17"),
+        ("caller", "1:2\n"),
+        ("caller", None),
+        ("name", []),
+        ("plugin", "-1:2"),
+        ("plugin", 17),
+        ("answered", 1),
+    ],
+)
+def test_a_malformed_call_is_ignored_and_told(
+    tmp_path: Path, expect_logs: ExpectLogs, key: str, value: object
+) -> None:
+    expect_logs("data.json: one of its calls is malformed", logger="fusefs.docker")
+    callers = Callers(tmp_path)
+    callers.begin("data", "x", US)
+    callers.begin("data", "y", "")
+    file = tmp_path / "data.json"
+    values = json.loads(file.read_text())
+    values["calls"][0][key] = value
+    file.write_text(json.dumps(values))
+    found = callers.calls("data")
+    assert [call.id for call in found] == ["y"]
+    assert not found[0].is_orphan
+    callers.answered("data", "y")
+    assert [call.answered for call in callers.calls("data")] == [True]
 
 
 def test_a_call_is_an_orphan_when_its_dockerd_is_dead(tmp_path: Path, start: Start) -> None:

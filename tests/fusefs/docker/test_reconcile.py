@@ -8,7 +8,6 @@ made the Mounts are real, and die. tests/e2e does the same with a dockerd.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -95,10 +94,18 @@ def api(tmp_path: Path) -> Iterator[EngineApi]:
     made.close()
 
 
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """dockerd has had its time to ask again."""
+    monkeypatch.setattr("fusefs.docker.reconcile.ASK_AGAIN_SECONDS", 0.0)
+    return monkeypatch
+
+
 class Scene:
     """A Mount of a dockerd, and who looks after it."""
 
     def __init__(self, directory: Path, start: Start, name: str = "dockerd") -> None:
+        self._directory, self._start = directory, start
         self.callers = Callers(directory / "docker")
         self.volumes = Volumes()
         self.maker = start(name)
@@ -107,6 +114,14 @@ class Scene:
         engine = Engine(f"unix://{directory}/docker.sock")
         volumes: Any = self.volumes
         self.reconciler = Reconciler(volumes, self.callers, engine, settle_s=0.1)
+
+    def of_a_predecessor(self, *, answered: bool) -> None:
+        """A process of ours took the Mount and is dead."""
+        file, plugin = self._directory / "docker" / "data.json", self._start("plugin")
+        values = json.loads(file.read_text())
+        values["calls"][0].update(answered=answered, plugin=process_of(plugin.pid))
+        file.write_text(json.dumps(values))
+        end(plugin)
 
     async def looks(self, count: int = 3) -> list[tuple[str, str]]:
         """Look so often, far enough apart; returns what was released."""
@@ -216,19 +231,64 @@ async def test_an_answer_that_cannot_be_read_keeps_all(
     assert scene.volumes.released == []
 
 
-async def test_a_call_that_we_died_over_is_given_back_when_nobody_asks_again(
-    tmp_path: Path, start: Start, api: EngineApi, expect_logs: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_call_of_our_dead_predecessor_is_given_back_when_nobody_asks_again(
+    tmp_path: Path,
+    start: Start,
+    api: EngineApi,
+    expect_logs: Any,
+    no_wait: pytest.MonkeyPatch,
+    answered: bool,
+) -> None:
+    """Or, where it was answered, when dockerd has had time for the Unmount that it gave up."""
+    scene = Scene(tmp_path, start)
+    scene.of_a_predecessor(answered=answered)
+    with no_wait.context() as waits:
+        waits.setattr("fusefs.docker.reconcile.ASK_AGAIN_SECONDS", 35.0)
+        assert await scene.looks() == []  # it may still be asked again
+    expect_logs("no container of Docker uses it", logger="fusefs.docker")
+    assert await scene.looks(1) == []
+    assert await scene.looks(2) == [("data", "x")]
+
+
+async def test_a_container_keeps_what_our_predecessor_mounted_for_it(
+    tmp_path: Path, start: Start, api: EngineApi, no_wait: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(tmp_path, start)
-    file, us = tmp_path / "docker" / "data.json", process_of(os.getpid())
-    plugin = start("plugin")
-    text = file.read_text().replace('"answered": true', '"answered": false')
-    file.write_text(text.replace(f'"plugin": "{us}"', f'"plugin": "{process_of(plugin.pid)}"'))
-    end(plugin)
-    assert await scene.looks() == []  # it may still be asked again
-    monkeypatch.setattr("fusefs.docker.reconcile.ASK_AGAIN_SECONDS", 0.0)
+    scene.of_a_predecessor(answered=True)
+    api.answer = [container("running")]
+    assert await scene.looks() == []
+    assert len(api.asked) == 3
+
+
+async def test_what_our_predecessor_mounted_for_podman_is_kept(
+    tmp_path: Path, start: Start, api: EngineApi, no_wait: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, start, "podman")
+    scene.of_a_predecessor(answered=True)
+    assert await scene.looks() == []
+
+
+async def test_while_a_container_is_started_nothing_of_our_predecessor_is_given_back(
+    tmp_path: Path,
+    start: Start,
+    api: EngineApi,
+    expect_logs: Any,
+    no_wait: pytest.MonkeyPatch,
+) -> None:
+    """Its first volume may be from before, and its second one take its time."""
+    scene = Scene(tmp_path, start)
+    scene.of_a_predecessor(answered=True)
+    assert await scene.looks(1) == []
+    scene.callers.begin("second", "y", process_of(scene.maker.pid))
+    assert await scene.looks() == []
+    scene.callers.answered("second", "y")
+    assert await scene.looks(1) == []
+    scene.callers.begin("third", "z", process_of(scene.maker.pid))
+    scene.callers.answered("third", "z")  # between two looks
+    assert await scene.looks(2) == []
     expect_logs("no container of Docker uses it", logger="fusefs.docker")
-    assert await scene.looks() == [("data", "x")]
+    assert await scene.looks(1) == [("data", "x")]
 
 
 async def test_what_nobody_uses_any_more_is_taken_down(tmp_path: Path, start: Start) -> None:

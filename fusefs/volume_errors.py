@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of volumes that are known by a definition and counted by their users.
+"""Errors of volumes that are known by a definition and counted by their users, and of volumes that
+others of this node have.
 
-They hang in the tree of ``fusefs.errors``, directly below its root::
+They hang in the tree of ``fusefs.errors``::
 
     VolumeError
-    └── VolumeInUse    it cannot be removed, because somebody uses it (who)
+    ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
+    └── AlreadyAttached
+        └── AttachedElsewhere  under another run directory of this node (which)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusefs.errors import VolumeError
+from fusefs.errors import AlreadyAttached, VolumeError
 
 _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
@@ -27,4 +30,33 @@ class VolumeInUse(VolumeError):
         who = reason or f"used by {', '.join(users[:_SHOWN])}{more}"
         super().__init__(
             f"volume {name!r} is in use: {who}", remedy="end what uses it, then remove it"
+        )
+
+
+class AttachedElsewhere(AlreadyAttached):
+    """The volume, or its logical unit, is attached on this node under another run directory."""
+
+    def __init__(
+        self, name: str, *, other: str, run: str, device: str = "", same_unit: bool = True
+    ) -> None:
+        self.name = name
+        self.other = other
+        self.run = run
+        self.device = device
+        where = f"the run directory {run}{f' on {device}' if device else ''}"
+        if same_unit and name != other:
+            what = f"the LUN of volume {name!r} is attached on this node as volume {other!r}, under"
+        else:
+            what = f"a volume {name!r} is attached on this node already, under"
+        why = (
+            "used twice its filesystem is destroyed"
+            if same_unit
+            else "a login in its name would end its session"
+        )
+        choice = "attach both read-only" if name != other else "use another name"
+        VolumeError.__init__(
+            self,
+            f"{what} {where}, which is not ours; {why}",
+            remedy=f"detach it where it was attached (a managed plugin or a container has a run "
+            f"directory of its own), or {choice}",
         )

@@ -20,7 +20,7 @@ from fusefs.docker.callers import ASK_AGAIN_SECONDS, Callers
 from fusefs.docker.options import spec_of
 from fusefs.docker.protocol import Answer, Endpoint, Refused
 from fusefs.docker.status import status_of
-from fusefs.errors import NoSuchVolume
+from fusefs.errors import NoSuchVolume, VolumeError
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.known import KnownVolume, KnownVolumes
 
@@ -173,7 +173,10 @@ class Driver:
             if not cut_off:
                 return
             others = sum(call.id == user for call in calls) - len(cut_off)
-            counted = (await self._volumes.get(name)).users.get(user, 0)
+            known = await self._volumes.get(name)
+            if known.problem:
+                raise VolumeError(known.problem)
+            counted = known.users.get(user, 0)
             for _ in range(min(len(cut_off), counted - others)):
                 await self._volumes.release(name, user)
             await host_call(functools.partial(self._callers.discard, name, cut_off))

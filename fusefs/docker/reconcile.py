@@ -141,6 +141,8 @@ class Reconciler:
         for known in await self._volumes.list():
             if known.status is None or known.users or known.status.state == "recovering":
                 continue
+            if known.problem:
+                continue  # somebody may use it
             try:
                 await self._volumes.release(known.name, NOBODY)
             except (VolumeError, IscsiError, OSError) as error:

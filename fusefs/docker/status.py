@@ -26,6 +26,8 @@ def status_of(known: KnownVolume) -> dict[str, Any]:
         "on_disconnect": spec.on_disconnect,
         "users": dict(known.users),
     }
+    if known.problem:
+        shown["problem"] = known.problem
     if status is not None:
         shown |= _attached(status)
         shown["paths"] = _paths(known, status)

@@ -21,7 +21,7 @@ from fusefs.host import Host
 from fusefs.process.exchange import HeldFacts
 from fusefs.process.holder_client import HolderClient
 from fusefs.spec import VolumeSpec
-from fusefs.volume import checks, listing, pins, status
+from fusefs.volume import checks, elsewhere, listing, pins, status
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.locks import file_lock
 from fusefs.volume.paths import Directories
@@ -30,6 +30,7 @@ from fusefs.volume.resize import with_present_size
 from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import take_down, take_down_by_force
+from fusefs.volume_errors import AttachedElsewhere
 
 log = logging.getLogger("fusefs.volume")
 
@@ -205,9 +206,45 @@ class VolumeAccess:
         )
         pins.check_pin(pin, state, with_content=bool(mountpoint))
         path = self._directories.identity_lock
-        async with file_lock(path, state.name, IDENTITY_LOCK_SECONDS):
+        async with (
+            file_lock(path, state.name, IDENTITY_LOCK_SECONDS),
+            file_lock(self._directories.attached_lock, state.name, IDENTITY_LOCK_SECONDS),
+        ):
             await self._refuse_conflict(state, checks.same_unit)
+            await host_call(functools.partial(self._refuse_elsewhere, state, checks.same_unit))
+            paths = self._directories.volume(state.name)
+            await host_call(functools.partial(elsewhere.write_record, paths, state))
             yield
+
+    @asynccontextmanager
+    async def _login(self, state: VolumeState) -> AsyncIterator[None]:
+        """Before the wire is touched, and until the volume is there: does anybody else of this
+        state directory have the name, whose session a login would reinstate, or the address?"""
+        path = self._directories.login_lock(state.name)
+        async with file_lock(path, state.name, self._lock_timeout_s):
+            lock = self._directories.attached_lock
+            async with file_lock(lock, state.name, IDENTITY_LOCK_SECONDS):
+                same = checks.same_address_of
+                await host_call(functools.partial(self._refuse_elsewhere, state, same))
+            yield
+
+    def _refuse_elsewhere(
+        self, state: VolumeState, same: Callable[[VolumeState, VolumeState], bool]
+    ) -> None:
+        """Refuse what lives under another run directory. Blocks; the records are locked."""
+        loops = self._host.loop_list()
+        for other in elsewhere.others(self._directories.attached, self._directories.run, loops):
+            both_read = other.state.spec.read_only and state.spec.read_only
+            is_same = not both_read and same(state, other.with_present_size(loops))
+            if is_same or other.state.name == state.name:
+                device = other.loop_among(loops)
+                raise AttachedElsewhere(
+                    state.name,
+                    other=other.state.name,
+                    run=other.run,
+                    device=device.path if device else "",
+                    same_unit=is_same,
+                )
 
 
 def is_at_rest(state: VolumeState) -> bool:

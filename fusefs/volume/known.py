@@ -61,6 +61,8 @@ class KnownVolume:
     """User -> how many times."""
     mountpoint: str = ""
     """Where it is mounted for its users; empty where it is not."""
+    problem: str = ""
+    """Why it is not known who uses it: then ``users`` is empty although there may be some."""
 
     @property
     def name(self) -> str:
@@ -283,7 +285,7 @@ class KnownVolumes:
         return definition
 
     async def _users(self, name: str) -> dict[str, int]:
-        return await host_call(functools.partial(load_users, self._directories.uses_of(name)))
+        return await host_call(functools.partial(load_users, self._directories.uses_of(name), name))
 
     async def _save_users(self, name: str, users: Mapping[str, int]) -> None:
         path = self._directories.uses_of(name)
@@ -297,7 +299,12 @@ class KnownVolumes:
             raise VolumeError(f"the state file of volume {name!r} {error}") from error
 
     async def _known(self, definition: Definition, status: VolumeStatus | None) -> KnownVolume:
-        users = await self._users(definition.name)
+        users: dict[str, int] = {}
+        problem = ""
+        try:
+            users = await self._users(definition.name)
+        except VolumeError as error:
+            problem = str(error)
         path = str(self.mountpoint(definition.name))
         real = await host_call(functools.partial(checks.resolve_parent, path))
         here = status is not None and status.mountpoint == real
@@ -305,7 +312,8 @@ class KnownVolumes:
             definition=definition,
             status=status,
             users=users,
-            mountpoint=path if here and users else "",
+            mountpoint=path if here and (users or problem) else "",
+            problem=problem,
         )
 
     async def _end_failed(self, name: str) -> None:
@@ -361,8 +369,9 @@ class KnownVolumes:
         """Mount points and counts that are worth nothing any more. Blocks."""
         for name in names:
             uses = self._directories.uses_of(name)
-            if not load_users(uses):
-                remove_file(uses)
+            with contextlib.suppress(VolumeError):  # restore has told of it, and it stays
+                if not load_users(uses, name):
+                    remove_file(uses)
             path = self.mountpoint(name)
             real = checks.resolve_parent(str(path))
             if not any(entry.mountpoint == real for entry in self._manager.host.mounts()):

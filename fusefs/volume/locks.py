@@ -5,7 +5,11 @@ The locks are flock(2) on files in the run directory, so they hold between proce
 front doors of one process, and end with the process that held them, however it ended. The files
 stay: a lock file that is removed while somebody waits on it would let two in.
 
-INVARIANT: a volume's lock is taken before the identity lock, never after it.
+Two more lie in the state directory, for all run directories over it: one for each name while its
+volume is brought up, and one for the records of what is attached.
+
+INVARIANT: a volume's lock is taken before its login lock, that before the identity lock, and the
+lock of the records last.
 """
 
 from __future__ import annotations

@@ -139,6 +139,7 @@ class VolumeManager(Publishing, Restoring):
             chap = await host_call(functools.partial(credentials_for, spec, given))
             state = VolumeState(spec=spec, phase="logging-in", boot_id=boot_id())
             await self._refuse_conflict(state, checks.same_address_of)
+            await locks.enter_async_context(self._login(state))
             if mountpoint:
                 mountpoint = await host_call(
                     lambda: checks.check_directory("mount point", mountpoint, self._host.mounts())

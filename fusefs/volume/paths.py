@@ -13,6 +13,7 @@
       volumes/<encoded>.json     the definition of each volume that is known by name
       identities/<encoded>.json  which logical unit a volume was at its first use
       isids/<encoded>.json       the ISID of a volume
+      attached/<run>-<encoded>.json  what is attached under each run directory; locks beside it
       mounts/<encoded>/     where defined volumes are mounted
       provisioned/<provisioner>/ which logical units were handed out, and to whom
 
@@ -40,6 +41,21 @@ class VolumePaths:
     """The files of one volume."""
 
     directory: Path
+    attached: Path | None = None
+    """Where the records of all run directories lie."""
+
+    @property
+    def run(self) -> Path:
+        return self.directory.parent.parent
+
+    @property
+    def record(self) -> Path | None:
+        """The volume's record among them; None where its run directory is gone. Blocks."""
+        try:
+            name = f"{run_id(self.run)}-{self.directory.name}.json"
+        except FileNotFoundError:
+            return None
+        return self.attached / name if self.attached is not None else None
 
     @property
     def state(self) -> Path:
@@ -99,8 +115,16 @@ class Directories:
     def provisioned(self) -> Path:
         return self.state / "provisioned"
 
+    @property
+    def attached(self) -> Path:
+        return self.state / "attached"
+
     def volume(self, name: str) -> VolumePaths:
-        return VolumePaths(self.volumes / volume_dir_name(name))
+        return self.volume_in(self.volumes / volume_dir_name(name))
+
+    def volume_in(self, directory: Path) -> VolumePaths:
+        """The volume whose directory this is."""
+        return VolumePaths(directory, self.attached)
 
     def lock(self, name: str) -> Path:
         return self.locks / f"{volume_dir_name(name)}.lock"
@@ -109,6 +133,15 @@ class Directories:
     def identity_lock(self) -> Path:
         # No volume's lock is called so: theirs end with .lock.
         return self.locks / "identity"
+
+    @property
+    def attached_lock(self) -> Path:
+        """As the identity lock, for all run directories over this state directory."""
+        return self.attached / "lock"
+
+    def login_lock(self, name: str) -> Path:
+        """Held while a volume of this name is brought up under any run directory."""
+        return self.attached / f"{volume_dir_name(name)}.lock"
 
     def directory_lock(self, directory: str) -> Path:
         """Held while something is mounted on ``directory``."""
@@ -142,8 +175,20 @@ class Directories:
             self.definitions,
             self.identities,
             self.isids,
+            self.attached,
         ):
             make_private_directory(directory)
+
+
+def run_id(run: Path) -> str:
+    """What tells run directories apart that may have one path, each in its own mount namespace.
+    Blocks.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    found = run.stat()
+    return f"{found.st_dev:x}.{found.st_ino:x}"
 
 
 def make_private_directory(directory: Path) -> None:

@@ -28,6 +28,7 @@ from fusefs.process.exchange import HeldFacts
 from fusefs.process.holder_client import HolderClient
 from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.process.pids import WorkerIdentity, is_alive
+from fusefs.volume import elsewhere
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.paths import VolumePaths
 from fusefs.volume.state import Bind, VolumeState, boot_id, save_state
@@ -216,7 +217,8 @@ class Pieces:
         self.held = None
 
     async def remove_files(self) -> None:
-        """Remove the volume's directory; a no-op where it is gone."""
+        """Remove the volume's directory and record; a no-op where they are gone."""
+        await self.call(elsewhere.remove_record, self.paths)
         await self.call(_remove_directory, self.paths)
 
     async def end_worker(self) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusefs.errors import OperationInProgress, VolumeError
-from fusefs.volume import checks, status
+from fusefs.volume import checks, elsewhere, status
 from fusefs.volume.access import VolumeAccess, is_at_rest
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.locks import file_lock
@@ -82,7 +82,7 @@ class Restoring(VolumeAccess):
 
     def _volume_paths(self) -> list[VolumePaths]:
         entries = sorted(self._directories.volumes.iterdir())
-        return [VolumePaths(entry) for entry in entries if entry.is_dir()]
+        return [self._directories.volume_in(entry) for entry in entries if entry.is_dir()]
 
     async def _restore_one(self, name: str, paths: VolumePaths, report: RestoreReport) -> None:
         try:
@@ -109,6 +109,8 @@ class Restoring(VolumeAccess):
         if rest != state.binds:
             await volume.save(binds=rest)
         now = await status.look(volume)
+        if state.loop:
+            await host_call(functools.partial(elsewhere.write_missing_record, paths, volume.state))
         if now.failed:
             report.failed[name] = now.last_error
         else:

@@ -29,6 +29,7 @@ from fusefs.fuse import RequestSlots
 from fusefs.host import LoopDevice
 from fusefs.process.messages import StartDocument
 from fusefs.process.private_mount import mount_here
+from fusefs.volume import elsewhere
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.pieces import Pieces, loop_to_json, make_place
@@ -178,7 +179,9 @@ class Composition(Pieces):
             block_size=int(self.state.facts["block_size"]),
             read_only=self.state.spec.read_only,
         )
-        await self.save(loop=loop_to_json(device))
+        attached = self.state.with_(loop=loop_to_json(device))
+        await self.call(elsewhere.write_record, self.paths, attached)
+        await self.save(loop=attached.loop)
         return device
 
     # -- check or make the filesystem -------------------------------------------------------------

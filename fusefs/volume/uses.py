@@ -11,21 +11,36 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from fusefs.errors import VolumeError
 from fusefs.volume.state import boot_id, write_json
 
 _VERSION = 1
 
 
-def load_users(path: Path) -> dict[str, int]:
-    """User -> how many times; empty where nobody is known, or where it was in another boot."""
+def load_users(path: Path, name: str) -> dict[str, int]:
+    """User -> how many times; empty where there is no file, or where it is of another boot.
+
+    Raises:
+        VolumeError: there is one that cannot be read, or newer code wrote it: somebody may use the
+            volume, so it must neither be taken down nor counted anew.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["version"] != _VERSION or values["boot_id"] != boot_id():
+        if values["boot_id"] != boot_id():
             return {}
-        users = {str(user): int(count) for user, count in values["users"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if values["version"] == _VERSION:
+            users = {str(user): int(count) for user, count in values["users"].items()}
+            return {user: count for user, count in users.items() if count > 0}
+        problem = f"it has version {values['version']!r}, this program reads {_VERSION}"
+    except FileNotFoundError:
         return {}
-    return {user: count for user, count in users.items() if count > 0}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = repr(error)
+    raise VolumeError(
+        f"who uses volume {name!r} cannot be read from {path} ({problem}), so the volume is left "
+        f"as it is",
+        remedy="run the version that wrote it, or remove the file when nothing uses the volume",
+    )
 
 
 def save_users(path: Path, name: str, users: Mapping[str, int]) -> None:

@@ -41,28 +41,30 @@ class RecordingClient(HolderClient):
 class Bench:
     """A manager over a fake host, its directories, and every worker that it started."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, run: str = "run", host: FakeHost | None = None) -> None:
+        """Another ``run`` over the same ``base`` and ``host`` shares the state directory."""
         self.base = base
-        self.host = FakeHost()
+        self.run = base / run
+        self.host = host or FakeHost()
         self.holder = RecordingClient(
-            base / "run", self.host, zygote="tests.fusefs.volume.stand_in_zygote"
+            self.run, self.host, zygote="tests.fusefs.volume.stand_in_zygote"
         )
         self.workers = self.holder.started
         self.mountpoint = base / "mnt"
-        self.mountpoint.mkdir()
+        self.mountpoint.mkdir(exist_ok=True)
         self.manager = self.another_manager()
 
     def another_manager(self, lock_timeout_s: float = 0) -> VolumeManager:
         return VolumeManager(
             self.host,
-            self.base / "run",
+            self.run,
             self.base / "state",
             lock_timeout_s=lock_timeout_s,
             holder=self.holder,
         )
 
     def directory(self, name: str) -> Path:
-        return self.base / "run" / "volumes" / name
+        return self.run / "volumes" / name
 
     def file(self, name: str) -> str:
         return str(self.directory(name) / "fuse" / "lun")
@@ -80,7 +82,7 @@ class Bench:
     def assert_nothing_left(self) -> None:
         assert self.host.left_behind == []
         assert [worker for worker in self.workers if is_alive(worker.identity)] == []
-        volumes = self.base / "run" / "volumes"
+        volumes = self.run / "volumes"
         assert not volumes.exists() or os.listdir(volumes) == []
 
     async def kill_workers(self) -> None:

@@ -45,6 +45,9 @@ SUCCESSOR_SECONDS = 10.0
 """How long a command waits for a worker that is to take over from a dead one."""
 PAUSE_S = 0.02
 
+FOREIGN_LOOPS = "foreign_loops"
+"""In the facts of a state: devices over another file of the same path, from before ours."""
+
 _FILESYSTEMS_OF_NODES = ("devtmpfs", "tmpfs")
 """What /dev is; in containers the second."""
 _LOOP_NODE = re.compile(r"loop\d+")
@@ -135,14 +138,31 @@ class Pieces:
             await self.ask_the_holder()
 
     def find_loops(self) -> list[LoopDevice]:
-        """The loop devices over this volume's file. Blocks (reads sysfs)."""
+        """The loop devices over this volume's file. Blocks (reads sysfs and the mount table).
+
+        The kernel lists those of all mount namespaces, each with the file's path in its own: a
+        container that mounts volumes for itself has the same paths. So a device that was written
+        down is the only one. Before that, as after a crash between the two, the path counts only
+        where our file system is mounted here, as whoever attaches has it, wherever the worker
+        stands; and never of a device that was there before we attached.
+        """
         known = loop_from_json(self.state.loop) if self.state.boot_id == boot_id() else None
+        if known is not None:
+            return [each for each in self.host.loop_list() if each.same_attachment(known)]
+        found = self.loops_of_that_path()
+        if not found or not any(entry.fstype.startswith("fuse") for entry in self.fuse_mounts()):
+            return []
+        foreign = [loop_from_json(each) for each in self.state.facts.get(FOREIGN_LOOPS, ())]
         return [
-            device
-            for device in self.host.loop_list()
-            if (known is not None and device.same_attachment(known))
-            or device.backing_file == str(self.paths.file)
+            each
+            for each in found
+            if not any(other is not None and each.same_attachment(other) for other in foreign)
         ]
+
+    def loops_of_that_path(self) -> list[LoopDevice]:
+        """The loop devices over a file of this path, in whatever mount namespace. Blocks."""
+        file = str(self.paths.file)
+        return [each for each in self.host.loop_list() if each.backing_file == file]
 
     def find_mounts(self) -> list[MountEntry]:
         """The mounts of this volume's filesystem, in mount order. Blocks (reads the table)."""

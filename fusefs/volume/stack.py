@@ -32,7 +32,7 @@ from fusefs.process.private_mount import mount_here
 from fusefs.volume import elsewhere
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
-from fusefs.volume.pieces import Pieces, loop_to_json, make_place
+from fusefs.volume.pieces import FOREIGN_LOOPS, Pieces, loop_to_json, make_place
 from fusefs.volume.pins import witness_of
 from fusefs.volume.state import Bind, VolumeState
 from pyscsi_init.secret import Chap
@@ -170,6 +170,9 @@ class Composition(Pieces):
     async def attach_the_loop(self, undo: AsyncExitStack) -> LoopDevice:
         """A block device over the file, with the LUN's own block size."""
         self._progress("attach the loop device")
+        if foreign := await self.call(self.loops_of_that_path):
+            others = [loop_to_json(each) for each in foreign]
+            await self.save(facts={**self.state.facts, FOREIGN_LOOPS: others})
         undo.push_async_callback(
             shielded, functools.partial(self.undo, "loop device", self.detach_loop)
         )

@@ -94,7 +94,8 @@ async def take_down(volume: Pieces) -> DetachReport:
     await _unmount_and_detach(volume)
     for bind in volume.state.binds:
         await volume.remove_made(bind)
-    await volume.save(phase="detaching", loop={}, mountpoint="", binds=())
+    # The loop device stays written down: what has its path from here on is not ours.
+    await volume.save(phase="detaching", mountpoint="", binds=())
     # Not sooner: what is written out on the way here, and whoever makes us stop, need a successor
     # should the worker die.
     await volume.ask_the_holder(start=False)

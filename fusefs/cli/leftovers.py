@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from fusefs.host import Host
+from fusefs.host import Host, mountinfo
 
 DATA_PATH_ARGUMENTS = (b"fusefs.process.zygote", b"fusefs.process.holder")
 """Workers are forked by a zygote and have its arguments."""
@@ -46,12 +46,29 @@ def fuse_connections(host: Host, numbers: Collection[int]) -> list[str]:
     The kernel uses the number of a connection again: one that has a mount now is somebody else's,
     since the mounts of the first owner are looked for by their directory.
     """
-    mounted = {entry.minor for entry in host.mounts() if entry.fstype.startswith("fuse")}
+    mounted = _mounted_anywhere()
     return [
         f"FUSE connection {connection.number}"
         for connection in host.fuse_connections()
         if connection.number in numbers and connection.number not in mounted
     ]
+
+
+def _mounted_anywhere() -> set[int]:
+    """The numbers of the FUSE connections that have a mount, in whichever mount namespace."""
+    found: set[int] = set()
+    seen: set[str] = set()
+    for pid in ["self", *(entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit())]:
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")  # noqa: PTH115  (it is no path)
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            table = mountinfo.read(pid)
+        except OSError:
+            continue  # it ended, or is not ours to look at
+        found.update(entry.minor for entry in table if entry.fstype.startswith("fuse"))
+    return found
 
 
 def processes_of(text: str) -> dict[int, str]:

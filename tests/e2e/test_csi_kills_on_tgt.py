@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.tgt]
 POD = "pod-1"
 CALLS = ("NodeStageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume")
 LOOKS = ("NodeGetVolumeStats", "NodeExpandVolume")
-FEW = 4
+FEW = 3
 
 
 @dataclass

@@ -79,7 +79,7 @@ def test_nothing_that_needs_privilege_is_imported(tgt: TgtServer, cli: Cli) -> N
         f"assert main(['discover', '{tgt.portal}']) == 0\n"
         f"assert main(['luns', '{tgt.url(1)}']) == 0\n"
         "print([name for name in sys.modules if name.startswith(('fusefs.host', 'fusefs.fuse',"
-        " 'fusefs.process', 'fusefs.volume', 'pyfuse3'))])\n"
+        " 'fusefs.process', 'fusefs.volume.', 'pyfuse3'))])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -156,7 +156,8 @@ async def test_the_end_by_force_while_the_target_hangs(node: Node) -> None:
     assert report.requests_in_flight
     # A target that only hangs looks healthy for a while: saving is tried, and the failure told.
     assert all("took longer" in problem for problem in report.problems)
-    assert outcome == ["Input/output error"]
+    # Which of the two depends on whether ext4 has heard of it before the writer.
+    assert outcome[0] in ("Input/output error", "Read-only file system")
     node.assert_nothing_left()
 
 

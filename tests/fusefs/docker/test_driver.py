@@ -44,7 +44,7 @@ class Volumes:
     async def get(self, _name: str) -> Any:
         if self.fault is not None:
             raise self.fault
-        return SimpleNamespace(users=self.users)
+        return SimpleNamespace(users=self.users, problem="")
 
 
 class Scene:

@@ -81,7 +81,11 @@ class Volumes:
     async def list(self) -> list[Any]:
         if self.faults:
             raise self.faults.pop()
-        return [SimpleNamespace(name="idle", status=SimpleNamespace(state="mounted"), users={})]
+        return [
+            SimpleNamespace(
+                name="idle", status=SimpleNamespace(state="mounted"), users={}, problem=""
+            )
+        ]
 
     async def release(self, name: str, user: str) -> None:
         self.released.append((name, user))

@@ -22,6 +22,7 @@ It knows no volume and opens nothing but directories.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,11 @@ class Directories:
         return self.attached / "lock"
 
     def login_lock(self, name: str) -> Path:
-        """Held while a volume of this name is brought up under any run directory."""
-        return self.attached / f"{volume_dir_name(name)}.lock"
+        """Held while a volume of this name is brought up under any run directory. A lock file is
+        never removed and this directory outlives reboots, so a name shares its file with others:
+        there are 4096, and volumes that meet wait for each other."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.attached / f"lock-{digest[:3]}"
 
     def directory_lock(self, directory: str) -> Path:
         """Held while something is mounted on ``directory``."""

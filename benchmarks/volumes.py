@@ -29,7 +29,8 @@ def attached(context: Context, url: str, name: str) -> Iterator[dict[str, Any]]:
     """The status of a volume that is attached for the block: ``loop``, ``worker_pid``."""
     with _removed(context, "detach", name):
         context.step(f"attach {name}")
-        yield command(context, "attach", url, "--name", name)
+        # The peers write to the same LUN in their turn.
+        yield command(context, "attach", url, "--name", name, "--fencing=off")
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def mounted(context: Context, url: str, name: str, directory: Path) -> Iterator[
     with _removed(context, "umount", name):
         context.step(f"format and mount {name}")
         yield command(
-            context, "mount", url, str(directory), "--name", name, "--fstype=ext4",
+            context, "mount", url, str(directory), "--name", name, "--fencing=off", "--fstype=ext4",
             "--format-if-blank",
         )  # fmt: skip
 

@@ -136,16 +136,21 @@ class Directories:
         return self.locks / "identity"
 
     @property
+    def state_locks(self) -> Path:
+        """Lock files for all run directories over this state directory."""
+        return self.state / "locks"
+
+    @property
     def attached_lock(self) -> Path:
         """As the identity lock, for all run directories over this state directory."""
-        return self.attached / "lock"
+        return self.state_locks / "attached"
 
     def login_lock(self, name: str) -> Path:
         """Held while a volume of this name is brought up under any run directory. A lock file is
         never removed and this directory outlives reboots, so a name shares its file with others:
         there are 4096, and volumes that meet wait for each other."""
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-        return self.attached / f"lock-{digest[:3]}"
+        return self.state_locks / digest[:3]
 
     def directory_lock(self, directory: str) -> Path:
         """Held while something is mounted on ``directory``."""
@@ -180,6 +185,7 @@ class Directories:
             self.identities,
             self.isids,
             self.attached,
+            self.state_locks,
         ):
             make_private_directory(directory)
 

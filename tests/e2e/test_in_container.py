@@ -40,7 +40,8 @@ UNPRIVILEGED = [
 MOUNTING = [
     *("--init", "--cap-add=SYS_ADMIN", "--device=/dev/fuse", "--device=/dev/loop-control"),
     *("--device-cgroup-rule=b 7:* rwm", "--volume=/dev:/dev", EXAMPLES),
-    "--env=VOLUME_OPTIONS=--format-if-blank",
+    # With a name of its own it is the same node again after its death, and keeps others out.
+    "--env=VOLUME_OPTIONS=--format-if-blank --initiator-name iqn.2026-11.example:app",
 ]
 DATA = "/srv/data"
 

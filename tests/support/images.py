@@ -196,13 +196,18 @@ class _Image:
 
     def libraries(self) -> None:
         """The shared libraries of all of it, where the loader looks for them."""
-        printed = subprocess.run(
-            ["ldd", *map(str, self._linked)],
-            check=False,  # it complains of what is linked statically
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SBIN}"},
-        ).stdout
-        for name in sorted(set(re.findall(r"(?:=> |^\s)(/\S+) \(0x", printed, re.MULTILINE))):
+        for name in libraries_of(self._linked):
             self.file(Path(name), name)
+
+
+def libraries_of(linked: Iterable[Path]) -> list[str]:
+    """The shared libraries that programs and libraries need, as the loader finds them here."""
+    printed = subprocess.run(
+        ["ldd", *map(str, linked)],
+        check=False,  # it complains of what is linked statically
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SBIN}"},
+    ).stdout
+    return sorted(set(re.findall(r"(?:=> |^\s)(/\S+) \(0x", printed, re.MULTILINE)))

@@ -13,7 +13,6 @@ import importlib.metadata
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from .bridge import BridgedDocker
+from .images import libraries_of
 from .requirements import SBIN, require
 from .source import ROOT
 
@@ -151,15 +151,7 @@ class _Image:
 
     def _libraries(self) -> None:
         """The shared libraries of all of it, at the paths where the loader looks for them."""
-        printed = subprocess.run(
-            ["ldd", *map(str, self._linked)],
-            check=False,  # it complains of what is linked statically
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SBIN}"},
-        ).stdout
-        for name in sorted(set(re.findall(r"(?:=> |^\s)(/\S+) \(0x", printed, re.MULTILINE))):
+        for name in libraries_of(self._linked):
             self._file(Path(name), name)
 
     def _tree(self, source: Path, goal: Path) -> None:

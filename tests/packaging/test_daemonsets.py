@@ -8,12 +8,14 @@ Kubelet itself and the sidecars are not here.
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusefs.csi.wire import csi_pb2 as csi
 from scripts.images.image import Image
 from tests.support import built, images, requirements
 from tests.support.closing import Closing
@@ -89,18 +91,17 @@ class Node(Closing):
             fields={"spec.nodeName": "node-1"},
         )
 
+    def controller(self) -> Pod:
+        workload = self._objects["pyscsi-init-controller"]
+        # The engine has no bridge, and here the host's network has the target.
+        return Pod(
+            self._engine, workload, "driver", "controller", image=self._image, network="host"
+        )
+
     def await_driver(self) -> None:
         """Wait until it answers; the client is another one then."""
         self.client.close()
-
-        def answers() -> bool:
-            self.client = Client(self.seen(SOCKET))
-            if self.client.code("Probe") == "OK":
-                return True
-            self.client.close()
-            return False
-
-        wait_until(answers, PATIENCE_S, "the driver answers")
+        self.client = client_of(self.seen(SOCKET))
 
     def volume(self, name: str, context: Mapping[str, str], **options: Any) -> Volume:
         return Volume(self, name, context, root=KUBELET, **options)
@@ -110,6 +111,18 @@ class Node(Closing):
         if self._is_there:
             self._engine.run("umount", "/var/lib")
             self._is_there = False
+
+
+def client_of(path: Path) -> Client:
+    """For a socket that may not be there yet; whoever listens there answers."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        client = Client(path)
+        if client.code("Probe") == "OK":
+            return client
+        client.close()  # a channel that once found nobody waits longer and longer
+        assert time.monotonic() < deadline, f"nobody answers at {path}"
+        time.sleep(0.05)
 
 
 class Volume(Kubelet):
@@ -289,3 +302,37 @@ def test_a_data_plane_that_ends_alone(
             volume.unstage()
             tgt.wait_sessions(0)
     fsck_is_clean("ext4", disk)
+
+
+def test_a_claim_has_a_volume_made_for_it(
+    node: Node, engine: DockerEngine, tgt: TgtServer, tmp_path: Path
+) -> None:
+    """The controller, without any right, lends a LUN of a pool; the node uses it; when it is given
+    back nothing of it can be read any more."""
+    iqn = "iqn.2026-11.example:pool"
+    disk = tmp_path / "disk"
+    tid = tgt.new_target(iqn)
+    tgt.add_lun(tid, 1, disk, size_bytes=64 * MEBI)
+    wanted = csi.CreateVolumeRequest(
+        name="pvc-1",
+        parameters={"provisioner": "pool", "pool": tgt.url(tid)},
+        capacity_range=csi.CapacityRange(required_bytes=32 * MEBI),
+        volume_capabilities=[node.volume("", {}, fstype="ext4").capability],
+    )
+    with node.data_plane("plane"), node.front_door(), node.controller() as controller:
+        client = client_of(Path(f"/proc/{controller.pid}/root/csi/csi.sock"))
+        made = client.call("CreateVolume", wanted).volume
+        node.await_driver()
+        volume = node.volume(made.volume_id, made.volume_context, fstype="ext4")
+        volume.stage()
+        path = volume.publish("pod")
+        assert (
+            run_in_pod(engine, path, "echo words >/data/f; sync /data/f; cat /data/f") == "words\n"
+        )
+        volume.unpublish("pod")
+        volume.unstage()
+        assert any(disk.read_bytes())
+        client.call("DeleteVolume", csi.DeleteVolumeRequest(volume_id=made.volume_id))
+        client.close()
+    assert not any(disk.read_bytes())
+    tgt.wait_sessions(0)

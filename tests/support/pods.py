@@ -43,15 +43,18 @@ class Pod(Closing):
         *,
         image: str,
         fields: Mapping[str, str] | None = None,
+        network: str = "none",
     ) -> None:
         """``workload``: a DaemonSet, Deployment or the like. ``image``: what the engine has it
-        under. ``fields``: what the downward API would say, by path."""
+        under. ``fields``: what the downward API would say, by path. ``network``: the engine's that
+        stands for the network of pods."""
         self._engine = engine
         self._pod: Object = workload["spec"]["template"]["spec"]
         (self._container,) = (c for c in self._pod["containers"] if c["name"] == container)
         self.name = name
         self._image = image
         self._fields = dict(fields or {})
+        self._network = network
         self._is_there = False
 
     def begin(self) -> None:
@@ -86,6 +89,11 @@ class Pod(Closing):
         state = self._engine.docker("inspect", "--format", "{{.State.Running}}", self.name)
         return state.strip() == "true"
 
+    @property
+    def pid(self) -> int:
+        """Its first process."""
+        return int(self._engine.docker("inspect", "--format", "{{.State.Pid}}", self.name))
+
     def logs(self) -> str:
         return self._engine.docker("logs", self.name, check=False)
 
@@ -111,7 +119,8 @@ class Pod(Closing):
         """The options of ``docker run``."""
         context = self._container.get("securityContext", {})
         found = [f"--env={name}={value}" for name, value in self._environment().items()]
-        found.append("--network=host" if self._pod.get("hostNetwork") else "--network=none")
+        of_the_host = self._pod.get("hostNetwork", False)
+        found.append(f"--network={'host' if of_the_host else self._network}")
         if self._pod.get("hostPID"):
             found.append("--pid=host")
         if context.get("privileged"):

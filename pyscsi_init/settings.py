@@ -23,6 +23,8 @@ from .errors import ConfigurationError
 
 DIGESTS = ("None", "CRC32C")
 TASK_REPORTING = ("FastAbort", "ResponseFence", "RFC3720")
+TEXTS = ("network_namespace", "network_interface", "trace")
+"""Settings that are text, also where they look like a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,14 @@ class Settings:
     answers have come that soon; yields to others, burns a processor otherwise idle. 0 never
     does."""
 
+    network_namespace: str = ""
+    """The network namespace in which connections are made: the name of one in /run/netns, or an
+    absolute path such as /proc/PID/ns/net; empty for this process's own. Host names are looked up
+    there too. It is opened anew for each connection, so it may go and come back."""
+    network_interface: str = ""
+    """The network interface that connections are bound to (SO_BINDTODEVICE), in that namespace;
+    empty where routes decide."""
+
     trace: str = ""
     """A pcapng file that everything sent and received is written to; empty for none."""
     trace_size: int = 268435456
@@ -145,6 +155,7 @@ class Settings:
         number("trace_size", 2**20, 2**50)
         if not isinstance(self.trace, str) or "\0" in self.trace:
             raise ConfigurationError("trace", self.trace, "is not the name of a file")
+        _check_network(self.network_namespace, self.network_interface)
         for name in (
             "connect_timeout",
             "login_timeout",
@@ -166,6 +177,39 @@ class Settings:
                 f"is larger than max_burst_length {self.max_burst_length}",
                 "RFC 7143 13.14 forbids it: raise the one or lower the other",
             )
+
+
+def _check_network(namespace: object, interface: object) -> None:
+    """What can be said of the names before they are used.
+
+    Raises:
+        ConfigurationError: no kernel could have one of that name.
+    """
+    if (
+        not isinstance(namespace, str)
+        or "\0" in namespace
+        or namespace in (".", "..")
+        or ("/" in namespace and not namespace.startswith("/"))
+        or any(len(part.encode(errors="replace")) > 255 for part in namespace.split("/"))
+    ):
+        raise ConfigurationError(
+            "network_namespace",
+            namespace,
+            "is neither a name nor an absolute path",
+            "`ip netns list` shows the names; a path is such as /proc/PID/ns/net",
+        )
+    if (
+        not isinstance(interface, str)
+        or len(interface.encode(errors="replace")) > 15
+        or interface in (".", "..")
+        or any(each in "/:\0" or each.isspace() for each in interface)
+    ):
+        raise ConfigurationError(
+            "network_interface",
+            interface,
+            "is not the name of an interface (15 bytes at most, no space, no / or :)",
+            "`ip link` shows them",
+        )
 
 
 _FIELDS = {field.name: field for field in fields(Settings)}
@@ -225,7 +269,7 @@ def _convert(name: str, value: Any) -> Any:
         return words.get(value.lower(), value) if isinstance(value, str) else value
     if name == "recovery_timeout" and isinstance(value, str) and value.lower() in ("none", "wait"):
         return None
-    if isinstance(value, str) and name != "trace":
+    if isinstance(value, str) and name not in TEXTS:
         try:
             return (
                 float(value) if _FIELDS[name].type in ("float", "float | None") else int(value, 0)

@@ -18,6 +18,7 @@ from pyscsi_init import DiscoveredTarget
 from pyscsi_init import discover as ask_portal
 from pyscsi_init.errors import InvalidUrl
 from pyscsi_init.names import Portal
+from pyscsi_init.transport import Network
 
 EVERYBODY = "*"
 """The value of --slp without a host."""
@@ -72,7 +73,7 @@ def discover(
     elif isns is not None:
         what, ask = _isns(isns, login)
     else:
-        what, ask = _slp(None if slp == EVERYBODY else slp, scope, interface, slp_wait)
+        what, ask = _slp(None if slp == EVERYBODY else slp, scope, interface, slp_wait, login)
 
     async def found() -> list[DiscoveredTarget]:
         with output.steps(invocation) as step:
@@ -107,19 +108,32 @@ def _isns(server: str, login: LoginOptions) -> tuple[str, Ask]:
 
     where = parse_server(server)
     name = login.initiator_name
-    return f"iSNS server {where}", lambda: discover_isns(where, initiator_name=name)
+    network = Network.of(login.session_settings())
+    return (
+        f"iSNS server {where}",
+        lambda: discover_isns(where, initiator_name=name, network=network),
+    )
 
 
 def _slp(
-    host: str | None, scopes: tuple[str, ...], interface: str | None, seconds: float
+    host: str | None,
+    scopes: tuple[str, ...],
+    interface: str | None,
+    seconds: float,
+    login: LoginOptions,
 ) -> tuple[str, Ask]:
     from pyscsi_init.discovery.slp import SlpSettings, discover_slp
 
     settings = SlpSettings(retry=min(2.0, seconds / 4), multicast_max=seconds, unicast_max=seconds)
+    network = Network.of(login.session_settings())
 
     def ask() -> Awaitable[list[DiscoveredTarget]]:
         return discover_slp(
-            host, scopes=scopes or ("DEFAULT",), interface=interface, settings=settings
+            host,
+            scopes=scopes or ("DEFAULT",),
+            interface=interface,
+            settings=settings,
+            network=network,
         )
 
     return f"SLP agent {host}" if host else "the network by SLP", ask

@@ -23,6 +23,7 @@ from pyscsi_init.discovery.isns import (
     parse_server,
     watch_isns,
 )
+from pyscsi_init.transport import Network
 
 _WORDS = {
     TargetAdded: "added",
@@ -53,10 +54,14 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 def watch(invocation: Invocation, isns: str, interval: float, login: LoginOptions) -> None:
     """The targets of an iSNS server as they come and go, until a signal ends it."""
     where = parse_server(isns)
+    network = Network.of(login.session_settings())
 
     async def look() -> None:
         async with watch_isns(
-            where, initiator_name=login.initiator_name, poll_interval=interval
+            where,
+            initiator_name=login.initiator_name,
+            network=network,
+            poll_interval=interval,
         ) as watching:
             if not watching.notifies:
                 output.warn(f"{where} sends no notifications; it is asked every {interval:g} s")

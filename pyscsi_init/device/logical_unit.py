@@ -30,7 +30,6 @@ from ..transport import (
     Reactor,
     ScsiResult,
     Session,
-    connect,
     open_session,
 )
 from ..url import IscsiUrl, parse_url
@@ -274,7 +273,7 @@ async def open_lun(
     predecessor: UnitRecord | None = None,
     unknown_outcome: bool = False,
     fencing: Fencing | None = None,
-    connector: Connector = connect,
+    connector: Connector | None = None,
 ) -> AsyncIterator[LogicalUnit]:
     """Log in to a target and open one of its LUNs as a block device; log out when the block ends.
 

@@ -16,6 +16,7 @@ import anyio
 import sniffio
 
 from ..errors import ConnectError
+from ..transport.network import OWN, Network
 
 Address = tuple[str, int]
 _MAX_DATAGRAM = 65536
@@ -119,17 +120,20 @@ def _unsendable(error: OSError, to: Address) -> ConnectError:
 
 
 @contextlib.asynccontextmanager
-async def open_datagrams(host: str, port: int = 0) -> AsyncIterator[Datagrams]:
-    """A UDP socket bound to an address of this host (a literal); port 0 takes any.
+async def open_datagrams(
+    host: str, port: int = 0, *, network: Network = OWN
+) -> AsyncIterator[Datagrams]:
+    """A UDP socket bound to an address of this host (a literal) in ``network``; port 0 takes any.
 
     Raises:
-        ConnectError: it cannot be bound.
+        ConnectError: it cannot be bound, or the network is not there.
+        ConfigurationError: the network cannot be used, ever.
 
     Cancellation: the socket is closed.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = await network.make_socket(family, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
         sock.bind((host, port))
     except OSError as error:
         sock.close()

@@ -19,7 +19,7 @@ from ..names import Portal
 from ..secret import Chap
 from ..session import TextTask
 from ..settings import Settings
-from ..transport import Connector, Session, connect, open_session
+from ..transport import Connector, Session, open_session
 from .targets import DiscoveredTarget
 
 log = logging.getLogger("pyscsi_init.discovery")
@@ -104,7 +104,7 @@ async def discover(
     chap: Chap | None = None,
     settings: Settings | None = None,
     initiator_name: str | None = None,
-    connector: Connector = connect,
+    connector: Connector | None = None,
 ) -> list[DiscoveredTarget]:
     """Ask a portal for its targets.
 

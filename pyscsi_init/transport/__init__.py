@@ -5,6 +5,7 @@ from .execute import ScsiResult, run_command, run_management
 from .initiator_name import find_initiator_name, host_initiator_name
 from .loops import open_reactor
 from .management import AsynchronousEvent
+from .network import Network
 from .opening import OPEN_TIMEOUT, open_session
 from .polling import UNDIVIDED_S
 from .reactor import Reactor, Timer
@@ -17,6 +18,7 @@ __all__ = [
     "UNDIVIDED_S",
     "AsynchronousEvent",
     "Connector",
+    "Network",
     "Reactor",
     "ScsiResult",
     "Session",

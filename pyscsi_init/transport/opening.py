@@ -21,7 +21,7 @@ from .loops import open_reactor
 from .reactor import Reactor
 from .recovery import Keeper
 from .session import Session
-from .sockets import Connector, connect
+from .sockets import Connector, connector_of
 from .trace import open_trace
 
 OPEN_TIMEOUT = 30.0
@@ -39,24 +39,27 @@ async def open_session(
     isid: bytes | None = None,
     reactor: Reactor | None = None,
     open_timeout: float = OPEN_TIMEOUT,
-    connector: Connector = connect,
+    connector: Connector | None = None,
 ) -> AsyncIterator[Session]:
     """Log in and give the session; log out when the block ends.
 
     ``target_name`` None opens a discovery session (RFC 7143 4.3). ``portals`` are tried in order.
     Without ``isid`` a random one is used, so that this session never ends another one of this host
     (RFC 7143 6.3.5). ``reactor`` is for callers that drive other descriptors with it. ``connector``
-    makes the connections, where they are not plain TCP ones from here (see :data:`Connector`).
+    makes the connections, where they are not plain TCP ones in the network that ``settings`` name
+    (see :data:`Connector`).
 
     Raises:
         ConnectError: no portal took a TCP connection.
         LoginError: no portal let us in; the subclass and the text say why.
-        ConfigurationError: ``settings.trace`` names a file that cannot be written.
+        ConfigurationError: ``settings.trace`` names a file that cannot be written, or
+            ``settings.network_namespace`` one that may not be entered.
         ProtocolError: what answers is no iSCSI target, or a broken one.
 
     Cancellation: the connection is closed; a session that was logged in already is logged out.
     """
     settings = settings or Settings()
+    connector = connector_of(settings, connector)
     async with contextlib.AsyncExitStack() as stack:
         if reactor is None:
             reactor = await stack.enter_async_context(open_reactor())

@@ -6,18 +6,42 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 from collections.abc import Awaitable, Callable
 
 import anyio
 
-from ..errors import ConnectError
+from ..errors import ConfigurationError, ConnectError
 from ..names import Portal
+from ..settings import Settings
+from .network import OWN, Network
 
 Connector = Callable[[Portal, float], Awaitable[socket.socket]]
 """What makes a connection to a portal within so many seconds, as :func:`connect` does: a connected,
 non-blocking stream socket, or ConnectError. For tunnels, and for tests without a network."""
+
+
+def connector_of(settings: Settings, given: Connector | None = None) -> Connector:
+    """The connector of a session: the one that is ``given``, else plain TCP in the network that the
+    settings name.
+
+    Raises:
+        ConfigurationError: both, and the given one would not heed the settings.
+    """
+    network = Network.of(settings)
+    if given is None:
+        return functools.partial(connect, network=network) if network else connect
+    if network:
+        raise ConfigurationError(
+            "network_namespace" if network.namespace else "network_interface",
+            network.namespace or network.interface,
+            "says where connections are made, and so does the connector",
+            "give one of the two",
+        )
+    return given
+
 
 _REMEDIES = {
     errno.ECONNREFUSED: "nothing listens there: check address and port, and that the target runs",
@@ -28,25 +52,27 @@ _REMEDIES = {
 }
 
 
-async def connect(portal: Portal, seconds: float) -> socket.socket:
-    """A connected, non-blocking socket to ``portal``.
+async def connect(portal: Portal, seconds: float, *, network: Network = OWN) -> socket.socket:
+    """A connected, non-blocking socket to ``portal``, made in ``network``.
 
     Names are resolved anew at every call, so a target that moves in the DNS is found again; all
     addresses are tried in order, within ``seconds`` together, of which each gets a fair share.
 
     Raises:
-        ConnectError: no address took the connection in time.
+        ConnectError: no address took the connection in time, or the network is not there.
+        ConfigurationError: the network cannot be used, ever.
 
     Cancellation: no socket is left open.
     """
+    where = f"portal {portal} {network}" if network else f"portal {portal}"
     reason = "no answer: a firewall, a wrong address, or the host is down"
     end = anyio.current_time() + seconds
     with anyio.move_on_after(seconds):
         try:
-            addresses = await anyio.getaddrinfo(portal.host, portal.port, type=socket.SOCK_STREAM)
+            addresses = await network.resolve(portal.host, portal.port, socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise ConnectError(
-                f"portal {portal}: the host name does not resolve ({error})",
+                f"{where}: the host name does not resolve ({error})",
                 portal=str(portal),
                 reason="unresolved",
             ) from error
@@ -56,24 +82,25 @@ async def connect(portal: Portal, seconds: float) -> socket.socket:
             share = (end - anyio.current_time()) / left if left > 1 else None
             try:
                 with anyio.fail_after(share):
-                    return await _connect_one(family, kind, protocol, address)
+                    return await _connect_one(network, family, kind, protocol, address)
             except TimeoutError:
                 reason = _REMEDIES[errno.ETIMEDOUT]
             except OSError as error:
                 code = error.errno or 0
                 reason = _REMEDIES.get(code, os.strerror(code) if code else str(error))
-        raise ConnectError(f"portal {portal}: {reason}", portal=str(portal), reason=reason)
+        raise ConnectError(f"{where}: {reason}", portal=str(portal), reason=reason)
     raise ConnectError(
-        f"portal {portal}: no TCP connection within {seconds:g} s; {reason}",
+        f"{where}: no TCP connection within {seconds:g} s; {reason}",
         portal=str(portal),
         reason="timeout",
     )
 
 
-async def _connect_one(family: int, kind: int, protocol: int, address: object) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
+async def _connect_one(
+    network: Network, family: int, kind: int, protocol: int, address: object
+) -> socket.socket:
+    sock = await network.make_socket(family, kind, protocol)
     try:
-        sock.setblocking(False)
         _set_options(sock)
         with contextlib.suppress(BlockingIOError):
             sock.connect(address)  # type: ignore[arg-type]

@@ -44,13 +44,17 @@ class NetworkNamespace:
         self.name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self) -> NetworkNamespace:
+        self.make()
+        return self
+
+    def make(self) -> None:
+        """Make it; again, after :meth:`close`, under the same name."""
         self._run(self._ip, "netns", "add", self.name)
         try:
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:
             self.close()
             raise
-        return self
 
     def __exit__(
         self,

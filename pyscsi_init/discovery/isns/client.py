@@ -23,6 +23,7 @@ from ...errors import (
     ProtocolError,
 )
 from ...names import Portal
+from ...transport.network import OWN, Network
 from ...transport.sockets import connect
 from ..datagrams import Datagrams, open_datagrams
 from ..targets import DiscoveredTarget
@@ -53,8 +54,15 @@ def parse_server(server: Portal | str) -> Portal:
 class IsnsClient:
     """The client of one server under one initiator name; made by :func:`open_isns`."""
 
-    def __init__(self, machine: IsnsMachine, server: Portal, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        machine: IsnsMachine,
+        server: Portal,
+        tasks: anyio.abc.TaskGroup,
+        network: Network = OWN,
+    ) -> None:
         self.server = server
+        self.network = network
         self.initiator_name = machine.name
         self.entity: str | None = None
         """The entity that we are registered in, as the server called it."""
@@ -276,7 +284,8 @@ class IsnsClient:
 
     async def _connect_once(self) -> socket.socket:
         try:
-            return await connect(self.server, self._machine.settings.connect_timeout)
+            limit = self._machine.settings.connect_timeout
+            return await connect(self.server, limit, network=self.network)
         except ConnectError as error:
             raise ConnectError(
                 f"iSNS server {self.server.address}: {error}",
@@ -346,7 +355,7 @@ class IsnsClient:
         self, host: str, *, task_status: anyio.abc.TaskStatus[ScnPortal]
     ) -> None:
         with self._shielded():
-            async with open_datagrams(host) as datagrams:
+            async with open_datagrams(host, network=self.network) as datagrams:
                 task_status.started(ScnPortal(*datagrams.local))
                 await self._answer_datagrams(datagrams)
 

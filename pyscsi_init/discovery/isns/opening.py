@@ -12,6 +12,7 @@ import anyio.to_thread
 from ...errors import IscsiError, IsnsRejected, IsnsSourceRefused
 from ...names import Portal, check_iscsi_name
 from ...transport.initiator_name import host_initiator_name
+from ...transport.network import OWN, Network
 from ..targets import DiscoveredTarget
 from .client import IsnsClient, parse_server
 from .machine import IsnsMachine, IsnsSettings
@@ -26,11 +27,12 @@ async def open_isns(
     *,
     initiator_name: str | None = None,
     settings: IsnsSettings | None = None,
+    network: Network = OWN,
 ) -> AsyncIterator[IsnsClient]:
     """A client of an iSNS server; what it registered is deregistered when the block ends.
 
-    ``server`` is ``host``, ``host:port`` (3205 by default) or ``[v6]:port``. Nothing is sent until
-    something is asked.
+    ``server`` is ``host``, ``host:port`` (3205 by default) or ``[v6]:port``, to be reached in
+    ``network``. Nothing is sent until something is asked.
 
     Raises:
         InvalidUrl: the server cannot be read.
@@ -46,7 +48,7 @@ async def open_isns(
     )
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
-        client = IsnsClient(machine, where, tasks)
+        client = IsnsClient(machine, where, tasks, network)
         tasks.start_soon(client.run)
         try:
             yield client
@@ -65,6 +67,7 @@ async def discover_isns(
     *,
     initiator_name: str | None = None,
     settings: IsnsSettings | None = None,
+    network: Network = OWN,
 ) -> list[DiscoveredTarget]:
     """Ask an iSNS server for the targets that are for us (RFC 4171 5.6.5.2).
 
@@ -80,7 +83,9 @@ async def discover_isns(
 
     Cancellation: nothing stays registered.
     """
-    async with open_isns(server, initiator_name=initiator_name, settings=settings) as client:
+    async with open_isns(
+        server, initiator_name=initiator_name, settings=settings, network=network
+    ) as client:
         refused: IsnsSourceRefused | None = None
         found: list[DiscoveredTarget] = []
         try:

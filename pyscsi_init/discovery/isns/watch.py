@@ -24,6 +24,7 @@ from ...errors import (
     IsnsRejected,
 )
 from ...names import Portal
+from ...transport.network import OWN, Network
 from ..targets import Inventory, TargetChange
 from .client import IsnsClient
 from .machine import IsnsSettings
@@ -121,6 +122,7 @@ async def watch_isns(
     *,
     initiator_name: str | None = None,
     settings: IsnsSettings | None = None,
+    network: Network = OWN,
     poll_interval: float = POLL_INTERVAL,
 ) -> AsyncIterator[TargetWatch]:
     """Watch the targets of an iSNS server; what was registered is deregistered at the end.
@@ -135,7 +137,9 @@ async def watch_isns(
 
     Cancellation: the registrations are taken back, within a few seconds.
     """
-    async with open_isns(server, initiator_name=initiator_name, settings=settings) as client:
+    async with open_isns(
+        server, initiator_name=initiator_name, settings=settings, network=network
+    ) as client:
         watch = TargetWatch(client, poll_interval)
         await watch.begin()
         yield watch

@@ -24,6 +24,7 @@ from ...errors import (
     SlpRejected,
 )
 from ...names import Portal
+from ...transport.network import OWN, Network
 from ...transport.sockets import connect
 from ..datagrams import Datagrams, open_datagrams
 from ..targets import DiscoveredTarget
@@ -65,8 +66,11 @@ _ATTRIBUTE_REQUESTS_AT_ONCE = 8
 class UserAgent:
     """One UDP socket, and the requests that wait for replies on it."""
 
-    def __init__(self, datagrams: Datagrams, port: int, settings: SlpSettings) -> None:
+    def __init__(
+        self, datagrams: Datagrams, port: int, settings: SlpSettings, network: Network = OWN
+    ) -> None:
         self._datagrams = datagrams
+        self._network = network
         self._port = port
         self._settings = settings
         self._xid = secrets.randbelow(0x10000)
@@ -169,7 +173,7 @@ class UserAgent:
         xid = self._next_xid()
         where = Portal(host, self._port)
         try:
-            sock = await connect(where, limit)
+            sock = await connect(where, limit, network=self._network)
         except ConnectError as error:
             raise ConnectError(
                 f"SLP agent {where}: {error}", portal=error.portal, reason=error.reason
@@ -208,18 +212,18 @@ async def _receive_exactly(sock: socket.socket, count: int) -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_agent(
-    host: str, port: int, settings: SlpSettings, interface: str | None
+    host: str, port: int, settings: SlpSettings, interface: str | None, network: Network
 ) -> AsyncIterator[UserAgent]:
     """A user agent whose socket has the family of ``host``."""
     any_address = "::" if ":" in host else "0.0.0.0"  # noqa: S104  (replies come from anywhere)
-    async with open_datagrams(interface or any_address) as datagrams:
+    async with open_datagrams(interface or any_address, network=network) as datagrams:
         if host == MULTICAST_GROUP:
             sock = datagrams.socket
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_TTL)
             if interface is not None:
                 packed = socket.inet_aton(interface)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, packed)
-        agent = UserAgent(datagrams, port, settings)
+        agent = UserAgent(datagrams, port, settings, network)
         failure: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(agent.receive)
@@ -240,6 +244,7 @@ async def discover_slp(
     interface: str | None = None,
     port: int = SLP_PORT,
     settings: SlpSettings | None = None,
+    network: Network = OWN,
 ) -> list[DiscoveredTarget]:
     """Look for iSCSI targets by SLP.
 
@@ -252,6 +257,7 @@ async def discover_slp(
         predicate: a filter such as ``(auth-name=iqn.2001-04.com.example:host)`` (RFC 4018 5.2).
         interface: the IPv4 address of this host from which to multicast; by default the kernel's
             choice.
+        network: where it is asked.
 
     Raises:
         ConnectError: nothing can be sent, or the host does not resolve.
@@ -262,8 +268,8 @@ async def discover_slp(
     """
     settings = settings or SlpSettings()
     request = ServiceRequest(service_type=TARGET_TYPE, scopes=tuple(scopes), predicate=predicate)
-    address = MULTICAST_GROUP if host is None else await _resolve(host, port)
-    async with open_agent(address, port, settings, interface) as agent:
+    address = MULTICAST_GROUP if host is None else await _resolve(host, port, network)
+    async with open_agent(address, port, settings, interface, network) as agent:
         if host is not None:
             replies = [(address, await agent.ask(address, request))]
         else:
@@ -271,9 +277,9 @@ async def discover_slp(
         return await _targets(agent, replies, request.scopes, settings)
 
 
-async def _resolve(host: str, port: int) -> str:
+async def _resolve(host: str, port: int, network: Network) -> str:
     try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        found = await network.resolve(host, port, socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
         raise ConnectError(
             f"SLP agent {host}: the host name does not resolve ({error})",

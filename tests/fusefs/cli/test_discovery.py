@@ -215,6 +215,9 @@ def test_discover_by_slp(network: NetworkNamespace, cli: Cli) -> None:
         one = discover("--slp", "10.79.0.1", "--scope", "storage", "--json")
         assert json.loads(one.stdout) == expected, one
         assert agent.asked[-2].fields[2] == "storage"
+        there = ("--set", f"network_namespace={network.name}")
+        outside = cli("discover", "--slp", "--slp-wait", "1", "--json", *there)
+        assert (outside.status, outside.json) == (0, expected), outside
     finally:
         started.__exit__(None, None, None)
     nobody = discover("--slp", "--slp-wait", "0.3")

@@ -31,9 +31,11 @@ from pyscsi_init.discovery.isns.attributes import (
 )
 from pyscsi_init.discovery.isns.messages import Request, query_targets
 from pyscsi_init.discovery.isns.pdu import Function
-from pyscsi_init.errors import DiscoveryTimeout, IsnsRejected
+from pyscsi_init.errors import ConnectError, DiscoveryTimeout, IsnsRejected
 from pyscsi_init.names import Portal
+from pyscsi_init.transport import Network
 from tests.support.isns import IsnsServer
+from tests.support.netns import NetworkNamespace
 from tests.support.python_target import until
 from tests.support.tgt import TgtServer
 
@@ -49,6 +51,35 @@ PATIENCE = 20
 def isns() -> Iterator[IsnsServer]:
     with IsnsServer() as server:
         yield server
+
+
+@pytest.mark.root
+async def test_a_server_in_a_network_namespace() -> None:
+    """Questions, and notifications by UDP, from a process that is not there."""
+    with NetworkNamespace("isns") as namespace:
+        # open-isns resolves addresses where there is more than the loopback alone.
+        namespace.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "far")
+        namespace.run("ip", "addr", "add", "10.79.0.1/24", "dev", "lan")
+        for link in ("lan", "far"):
+            namespace.run("ip", "link", "set", link, "up")
+        isns = IsnsServer()
+        await elsewhere(namespace.call, isns.begin)
+        try:
+            there = Network(namespace.name)
+            async with watch_isns(
+                isns.address, initiator_name=ME, settings=FAST, network=there
+            ) as watch:
+                assert watch.notifies
+                await elsewhere(namespace.call, isns.add_target, D1, "127.0.0.1:3260")
+                assert isinstance(await next_event(watch), TargetAdded)
+            found = await discover_isns(
+                isns.address, initiator_name=ME, settings=FAST, network=there
+            )
+            assert [target.name for target in found] == [D1]
+            with pytest.raises(ConnectError):
+                await discover_isns(isns.address, initiator_name=ME, settings=FAST)
+        finally:
+            isns.close()
 
 
 async def elsewhere(function: object, *args: object, **kw: object) -> None:

@@ -6,7 +6,7 @@ differently; all of them are taken, so that a PersistentVolume can be carried ov
 driver's name. Spelling does not count: ``takeOver``, ``take_over`` and ``take-over`` are one.
 
 An attribute is read by everybody who may look at a PersistentVolume. So a secret in one is refused,
-and so is whatever would let the author of a pod touch files of the node.
+and so is whatever would let the author of a pod touch files of the node, or choose its networks.
 """
 
 from __future__ import annotations
@@ -55,10 +55,15 @@ SECRET_WORDS = ("secret", "password", "nodesessionauth", "sendtargetsauth", "cha
 FORBIDDEN_SETTINGS = ("trace", "tracesize")
 """They name a file of the node, which the author of a pod has no business with."""
 
+NAMESPACE = "networknamespace"
+NETWORK_SETTINGS = (NAMESPACE, "networkinterface")
+"""They choose a network of the node: for whoever may make PersistentVolumes."""
+
 SHOWN = (
     "targetPortal", "portals", "iqn", "lun", "readOnly", "fsType", "initiatorName",
     "iscsiInterface", "chapAuthSession", "chapAuthDiscovery", "fencing", "takeOver",
     "onDisconnect", "durability", "fsck", "formatIfBlank", "fuseChannel",
+    "networkNamespace", "networkInterface",
 )  # fmt: skip
 
 _SETTINGS = {
@@ -135,6 +140,7 @@ def read_attributes(context: Mapping[str, str]) -> Attributes:
     if not target:
         raise InvalidSpec("attribute iqn", None, "is missing", remedy="give the target's name")
     url = IscsiUrl(None, portals, target, _lun(given.take(LUN)))
+    given.check_network(inline=is_ephemeral(context))
     for name in INTERFACE:
         interface = given.take(name)
         if interface not in ("", "default", "tcp"):
@@ -142,7 +148,8 @@ def read_attributes(context: Mapping[str, str]) -> Attributes:
                 "attribute iscsiInterface",
                 interface,
                 "names an interface of iscsiadm, and there is no iscsiadm here",
-                remedy="leave it out",
+                remedy="leave it out; to bind the volume's connections to a network interface of "
+                "the node, name that as networkInterface",
             )
     driver = given.take(NODE_ATTACH_DRIVER)
     if driver not in ("", "iscsi"):
@@ -219,6 +226,24 @@ class _Given:
         if text not in ("true", "false", "yes", "no"):
             raise InvalidSpec(f"attribute {spelled}", text, "is neither true nor false")
         return text in ("true", "yes")
+
+    def check_network(self, *, inline: bool) -> None:
+        """Refuse what would reach further than to a network that the node has for volumes."""
+        for name in NETWORK_SETTINGS:
+            if inline and self._values.get(name, "").strip():
+                raise InvalidSpec(
+                    f"attribute {self._spelled[name]}",
+                    self._values[name],
+                    "chooses a network of the node, and the author of a pod may not",
+                    remedy="use a PersistentVolume",
+                )
+        if "/" in self._values.get(NAMESPACE, ""):
+            raise InvalidSpec(
+                f"attribute {self._spelled[NAMESPACE]}",
+                self._values[NAMESPACE],
+                "is a path of the node",
+                remedy="give the namespace a name in /run/netns (`ip netns attach NAME PID`)",
+            )
 
     def refuse_the_rest(self) -> None:
         for name in self._values:

@@ -31,6 +31,7 @@ from fusefs.spec import (
 )
 from pyscsi_init.errors import ConfigurationError
 from pyscsi_init.names import Portal, check_iscsi_name
+from pyscsi_init.settings import settings_from_mapping
 from pyscsi_init.url import MAX_LUN, SCHEME, parse_url
 
 SETTING = "set."
@@ -43,13 +44,14 @@ _SECRET = re.compile(r"secret|passw|pwd", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: the field of VolumeSpec that it fills, and how its text is read."""
+    """One option: the field of VolumeSpec, or the setting, that it fills, and how it is read."""
 
     name: str
     default: str
     meaning: str
     field: str = ""
     read: Callable[[Option, str], Any] = lambda _option, text: text
+    setting: str = ""
 
     def wrong(self, value: str, reason: str, remedy: str) -> InvalidSpec:
         """The error for a value of it."""
@@ -125,6 +127,14 @@ def _lun(option: Option, text: str) -> str:
     return text
 
 
+def _setting(option: Option, text: str) -> str:
+    try:
+        settings_from_mapping({option.setting: text})
+    except ConfigurationError as error:
+        raise option.wrong(text, error.reason, error.remedy) from error
+    return text
+
+
 _TABLE = (
     Option("portal", "", "`host[:port]`, several with commas", read=_portals),
     Option("target", "", "the target's iSCSI name", read=_iscsi_name),
@@ -191,6 +201,20 @@ _TABLE = (
         _flag,
     ),
     Option(
+        "network_namespace",
+        "",
+        "the network namespace for the connections: a name in /run/netns, or an absolute path",
+        read=_setting,
+        setting="network_namespace",
+    ),
+    Option(
+        "network_interface",
+        "",
+        "the network interface for the connections",
+        read=_setting,
+        setting="network_interface",
+    ),
+    Option(
         "fuse", FUSE_CHANNELS[0], "how the block file is served", "fuse_channel",
         _one_of(*FUSE_CHANNELS),
     ),
@@ -220,6 +244,9 @@ def spec_of(name: str, options: Mapping[str, Any]) -> VolumeSpec:
         if text or option.read is _flag:
             values[key] = option.read(option, text)
     url = _url(values)
+    settings |= {
+        OPTIONS[key].setting: value for key, value in values.items() if OPTIONS[key].setting
+    }
     fields = {OPTIONS[key].field: value for key, value in values.items() if OPTIONS[key].field}
     wanted = fields.get("mount_options", ())
     if "ro" in wanted:

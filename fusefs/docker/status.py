@@ -26,6 +26,9 @@ def status_of(known: KnownVolume) -> dict[str, Any]:
         "on_disconnect": spec.on_disconnect,
         "users": dict(known.users),
     }
+    for name in ("network_namespace", "network_interface"):
+        if value := getattr(spec.session_settings(), name):
+            shown[name] = value
     if known.problem:
         shown["problem"] = known.problem
     if status is not None:

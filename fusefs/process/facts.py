@@ -30,10 +30,17 @@ def identity_facts(identity: Identity) -> dict[str, Any]:
 
 
 def session_facts(session: Session) -> dict[str, Any]:
-    """The I_T nexus, in the standard's words."""
+    """The I_T nexus, in the standard's words; the network where one was named."""
+    settings = session.settings
+    named = {
+        name: value
+        for name in ("network_namespace", "network_interface")
+        if (value := getattr(settings, name))
+    }
     return {
         "target": session.target_name,
         "portal": str(session.portal) if session.portal else "",
+        **named,
         "initiator_name": session.initiator_name,
         "isid": isid_text(session.isid),
         "tsih": session.tsih,

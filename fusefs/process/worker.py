@@ -17,7 +17,8 @@ and goes on. A fault of ours is a death too: to undo anything would answer the k
 answered nobody does again.
 
 INVARIANT: from ``ready`` to the end of service it imports nothing and opens no file: the file
-system where these lie may be the one that waits for us (tests/fusefs/process/test_worker.py).
+system where these lie may be the one that waits for us (tests/fusefs/process/test_worker.py). The
+network namespace of a session is opened anew at each login; that lies on no disk.
 
 Secrets are in this process's memory alone, and in that of the holder; it never writes one anywhere.
 """

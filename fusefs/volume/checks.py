@@ -101,9 +101,19 @@ def is_missing(path: str) -> bool:
 
 
 def same_address(one: VolumeSpec, other: VolumeSpec) -> bool:
-    """Whether two URLs name one LUN of one target through a portal they share."""
+    """Whether two volumes name one LUN of one target through a portal they share. In two networks
+    one address may be two targets'; only the units can tell."""
+    return _same_url(one, other) and _network(one) == _network(other)
+
+
+def _same_url(one: VolumeSpec, other: VolumeSpec) -> bool:
     a, b = one.address, other.address
     return a.target == b.target and a.lun == b.lun and bool(set(a.portals) & set(b.portals))
+
+
+def _network(spec: VolumeSpec) -> tuple[str, str]:
+    settings = spec.session_settings()
+    return settings.network_namespace, settings.network_interface
 
 
 def same_address_of(one: VolumeState, other: VolumeState) -> bool:
@@ -117,7 +127,7 @@ def same_unit(one: VolumeState, other: VolumeState) -> bool:
         return True
     a, b = _identity(one), _identity(other)
     if not a.get("key") or not b.get("key"):
-        return False
+        return _same_url(one.spec, other.spec)
     if (a["key"], a.get("block_size")) != (b["key"], b.get("block_size")):
         return False
     addresses = one.spec.address, other.spec.address

@@ -24,6 +24,7 @@ from tests.e2e.test_kills_on_tgt import Load
 from tests.support import processes
 from tests.support.closing import Closing
 from tests.support.direct_io import until
+from tests.support.lonely_target import LonelyTarget
 from tests.support.mount_namespace import MountNamespace
 from tests.support.tgt import TgtServer
 
@@ -227,23 +228,27 @@ def test_handed_over_under_load_and_nothing_is_left_of_the_old_one(
 
 
 def test_a_worker_whose_target_is_away_is_handed_over_too(
-    front_door: Volumes, plane: DataPlaneProcess, disks: list[str], tmp_path: Path, tgt: TgtServer
+    front_door: Volumes, plane: DataPlaneProcess, tmp_path: Path
 ) -> None:
-    (volume,) = attach_all(front_door, disks[:1])
-    load = Load(volume.loop)
-    try:
-        until(lambda: bool(load.rounds), PATIENCE_S)
-        tgt.kill()
-        until(lambda: front_door.get("v0").state == "recovering", PATIENCE_S)
-        with DataPlaneProcess(front_door, tmp_path / "plane2") as newer:
-            newer.wait_ready()
-            status = front_door.get("v0")
-            assert status.state == "recovering"
-            assert namespace_of(status.worker_pid) == newer.namespace
-            plane.close()
-            tgt.restart()
-            until(lambda: front_door.get("v0").state == "attached", PATIENCE_S)
+    """The target is in a network of its own, and that is away too; its name is in another mount
+    namespace than those of the data planes."""
+    with LonelyTarget("lonely", tmp_path, iqn=IQN) as target:
+        network = f"/proc/{os.getpid()}/root{target.namespace.path}"
+        volume = front_door.attach(target.url, name="v0", settings={"network_namespace": network})
+        load = Load(volume.loop)
+        try:
+            until(lambda: bool(load.rounds), PATIENCE_S)
+            target.go()
+            until(lambda: front_door.get("v0").state == "recovering", PATIENCE_S)
+            with DataPlaneProcess(front_door, tmp_path / "plane2") as newer:
+                newer.wait_ready()
+                status = front_door.get("v0")
+                assert status.state == "recovering"
+                assert namespace_of(status.worker_pid) == newer.namespace
+                plane.close()
+                target.come_back()
+                until(lambda: front_door.get("v0").state == "attached", PATIENCE_S)
+                load.end()
+                assert front_door.detach("v0").clean
+        finally:
             load.end()
-            assert front_door.detach("v0").clean
-    finally:
-        load.end()

@@ -22,6 +22,7 @@ from tests.support.closing import Closing
 from tests.support.csi_driver import Client, Kubelet
 from tests.support.dockerd import DockerEngine, DockerError
 from tests.support.filesystems import fsck_is_clean
+from tests.support.lonely_target import ADDRESS, LonelyTarget
 from tests.support.pods import Pod
 from tests.support.source import ROOT
 from tests.support.tgt import TgtServer
@@ -238,11 +239,20 @@ def new_volume(node: Node, tgt: TgtServer, tmp_path: Path) -> tuple[Volume, Path
     return node.volume(tmp_path.name, context, fstype="ext4"), disk
 
 
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[LonelyTarget]:
+    """A target in a network of its own."""
+    with LonelyTarget("storage", tmp_path, iqn="iqn.2026-11.example:lonely") as target:
+        yield target
+
+
 def test_the_pods_of_a_node(
-    node: Node, engine: DockerEngine, tgt: TgtServer, tmp_path: Path
+    node: Node, engine: DockerEngine, tgt: TgtServer, storage: LonelyTarget, tmp_path: Path
 ) -> None:
     """A pod writes while the front door is killed and comes back, and while the data plane is
-    updated as a DaemonSet with maxSurge does it; then everything is taken down."""
+    updated as a DaemonSet with maxSurge does it; then everything is taken down.
+
+    Beside it a volume whose network gets its name on the node after the data plane has started."""
     first, second = node.data_plane("plane-1"), node.data_plane("plane-2")
     volume, disk = new_volume(node, tgt, tmp_path)
     with first:
@@ -250,6 +260,11 @@ def test_the_pods_of_a_node(
             node.await_driver()
             assert node.client.call("GetPluginInfo").name == DRIVER
             assert node.client.call("NodeGetInfo").node_id == "node-1"
+            engine.run("ip", "netns", "attach", "storage", str(storage.tgt.pid))
+            lonely = {"targetPortal": ADDRESS, "iqn": storage.iqn, "lun": "1"}
+            apart = node.volume("apart", {**lonely, "networkNamespace": "storage"}, fstype="ext4")
+            apart.stage()
+            run_in_pod(engine, apart.publish("pod-c"), "echo apart > /data/file")
             volume.stage()
             writer = Writer(engine, volume.publish("pod-a"))
             writer.one_more()
@@ -265,6 +280,14 @@ def test_the_pods_of_a_node(
                 path = volume.publish("pod-b")
                 assert "file" in run_in_pod(engine, path, "ls /data")
                 assert not volume.stats("pod-b").volume_condition.abnormal
+                path = apart.target("pod-c")
+                again = "echo again > /data/other; sync /data/other; cat /data/file"
+                assert run_in_pod(engine, path, again) == "apart\n"
+                apart.unpublish("pod-c")
+                apart.unstage()
+                storage.tgt.wait_sessions(0, timeout=20)
+                engine.run("ip", "netns", "del", "storage")
+                engine.run("umount", "/run/netns")  # which ip(8) has mounted on itself
                 writer.end()
                 for pod in ("pod-a", "pod-b"):
                     volume.unpublish(pod)

@@ -123,10 +123,26 @@ def test_mounts_reach_other_pods_from_the_front_door_alone(objects: list[Object]
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        if any(mount.get("mountPropagation") for mount in container["volumeMounts"]):
+        kinds = {mount.get("mountPropagation") for mount in container["volumeMounts"]}
+        if "Bidirectional" in kinds:
             propagating.add((owner, container["name"]))
     assert propagating == {("pyscsi-init-node", "driver")}
     assert privileged == propagating | {("pyscsi-init-data-plane", "data-plane")}
+
+
+def test_networks_that_are_made_after_the_pod_are_seen(objects: list[Object]) -> None:
+    """The data plane is in the node's network, and is told of its namespaces by name; at work in
+    test_daemonsets.py."""
+    (plane,) = (
+        each["spec"]["template"]["spec"]
+        for each in of_kind(objects, "DaemonSet")
+        if each["metadata"]["name"] == "pyscsi-init-data-plane"
+    )
+    assert plane["hostNetwork"] is True
+    (mount,) = (m for m in plane["containers"][0]["volumeMounts"] if m["name"] == "netns")
+    assert (mount["mountPath"], mount["mountPropagation"]) == ("/run/netns", "HostToContainer")
+    (volume,) = (v for v in plane["volumes"] if v["name"] == "netns")
+    assert volume["hostPath"] == {"path": "/run/netns", "type": "DirectoryOrCreate"}
 
 
 def test_every_volume_that_is_mounted_is_there_and_used(objects: list[Object]) -> None:

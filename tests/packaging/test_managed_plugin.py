@@ -17,6 +17,7 @@ import pytest
 from tests.support import built, images, processes
 from tests.support.dockerd import PLUGIN, DockerEngine, wait_until
 from tests.support.filesystems import fsck_is_clean
+from tests.support.lonely_target import LonelyTarget
 from tests.support.tgt import TgtServer
 
 IQN = "iqn.2026-01.org.example:managed"
@@ -112,6 +113,21 @@ def test_a_volume_is_used_and_given_back(managed: Managed) -> None:
     managed.tgt.wait_sessions(0, timeout=30)
     assert engine.docker(*USE, "cat /data/file").strip() == "written"
     assert not managed.left()
+
+
+def test_a_session_in_a_network_namespace_of_the_host(managed: Managed, tmp_path: Path) -> None:
+    """The plugin sees no /run/netns of the host, but its processes, and so what those see."""
+    engine = managed.engine
+    with LonelyTarget("lonely", tmp_path, iqn=IQN) as target:
+        engine.create_volume(
+            "lonely", portal=target.tgt.portal, target=IQN, lun=1, mkfs="true",
+            network_namespace=f"/proc/{target.tgt.pid}/root{target.namespace.path}",
+        )  # fmt: skip
+        run = ("run", "--rm", "--volume", "lonely:/data", images.WORKER, "sh", "-c")
+        engine.docker(*run, "echo written > /data/file")
+        assert engine.docker(*run, "cat /data/file").strip() == "written"
+        target.tgt.wait_sessions(0, timeout=30)
+        engine.docker("volume", "rm", "lonely")
 
 
 def test_the_front_door_may_die(managed: Managed) -> None:

@@ -172,6 +172,11 @@ def test_a_secret_is_refused_and_not_repeated(key: str) -> None:
         ({"portals": "[1]"}, "no list of strings"),
         ({"portals": "["}, "no list of strings"),
         ({"iscsiInterface": "iser0"}, "there is no iscsiadm here; leave it out"),
+        ({"iscsiInterface": "iser0"}, "name that as networkInterface"),
+        ({"networkNamespace": "/run/netns/a"}, "is a path of the node; give the namespace a name"),
+        ({"Network-Namespace": "../a"}, "is a path of the node"),
+        ({"networkNamespace": ".."}, "is neither a name nor an absolute path"),
+        ({"networkInterface": "eth0:1"}, "is not the name of an interface"),
         ({"node_attach_driver": "nvmeof"}, "is not iscsi"),
         ({"readOnly": "maybe"}, "neither true nor false"),
         ({"discovery": "perhaps"}, "neither true nor false"),
@@ -196,8 +201,24 @@ def test_the_value_of_an_unknown_attribute_is_not_repeated() -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_a_network_of_the_node() -> None:
+    made = spec({**PLACE, "networkNamespace": "storage", "network_interface": "storage0"})
+    settings = made.session_settings()
+    assert (settings.network_namespace, settings.network_interface) == ("storage", "storage0")
+
+
+@pytest.mark.parametrize("key", ["networkNamespace", "network-interface", "NETWORKNAMESPACE"])
+def test_the_author_of_a_pod_chooses_no_network(key: str) -> None:
+    inline = {"csi.storage.k8s.io/ephemeral": "true"}
+    with pytest.raises(InvalidSpec, match=f"{key} 'x': chooses a network .*PersistentVolume"):
+        read_attributes({**PLACE, **inline, key: "x"})
+    assert read_attributes({**PLACE, **inline, key: " "}).settings == {}
+
+
 def test_what_belongs_to_a_volume_and_what_to_its_maker() -> None:
-    assert all(is_choice(key) for key in ("fencing", "takeOver", "fsck", "MaxBurstLength"))
+    assert all(
+        is_choice(key) for key in ("fencing", "takeOver", "MaxBurstLength", "networkNamespace")
+    )
     assert not any(is_choice(key) for key in ("tgtDirectory", "luns", "provisioner", "iqn"))
 
 

@@ -60,6 +60,8 @@ def test_every_option_reaches_its_field() -> None:
         fencing="required",
         take_over="yes",
         fuse="pyfuse3",
+        network_namespace="storage",
+        network_interface="storage0",
         **{"set.MaxBurstLength": "262144"},
     )
     assert made == VolumeSpec(
@@ -79,7 +81,11 @@ def test_every_option_reaches_its_field() -> None:
         fencing="required",
         take_over=True,
         fuse_channel="pyfuse3",
-        settings={"MaxBurstLength": "262144"},
+        settings={
+            "MaxBurstLength": "262144",
+            "network_namespace": "storage",
+            "network_interface": "storage0",
+        },
     )
     filled = {option.field for option in OPTIONS.values() if option.field}
     others = {"name", "url", "settings", "block"}
@@ -109,6 +115,8 @@ def test_ro_among_the_mount_options_is_readonly() -> None:
         ({"lun": "one"}, ("option lun", "'one'", "0..16383", "pyscsi-init luns")),
         ({"lun": "16384"}, ("option lun", "'16384'")),
         ({"url": f"iscsi://h/{IQN}/1"}, ("option portal", "beside url", "give one")),
+        ({"network_namespace": "a/b"}, ("option network_namespace", "'a/b'", "ip netns list")),
+        ({"network_interface": "a b"}, ("option network_interface", "'a b'", "ip link")),
         ({"fstype": "ntfs"}, ("option fstype", "'ntfs'", "ext4, xfs, btrfs")),
         ({"mkfs": "xfs"}, ("option mkfs", "'xfs'", "true or false")),
         ({"readonly": "perhaps"}, ("option readonly", "'perhaps'", "true or false")),

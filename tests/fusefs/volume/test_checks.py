@@ -22,9 +22,31 @@ from fusefs.errors import (
     UnformattedReadOnly,
 )
 from fusefs.host import Signature
+from fusefs.spec import VolumeSpec
+from fusefs.volume import checks
+from fusefs.volume.state import VolumeState
 from tests.fusefs.volume.bench import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+
+
+async def test_one_address_in_two_networks_may_be_two_units() -> None:
+    """Before the login nothing is known; afterwards the units tell, and who says nothing is one."""
+
+    def state(identity: dict[str, Any], **network: str) -> VolumeState:
+        spec = VolumeSpec(url="iscsi://192.0.2.7/iqn.2026-11.example:a/1", settings=network)
+        return VolumeState(
+            spec=spec, phase="attached", boot_id="boot", facts={"identity": identity}
+        )
+
+    key = {"key": "naa.1", "block_size": 512}
+    here, there = state(key), state({**key, "key": "naa.2"}, network_namespace="there")
+    assert checks.same_address_of(here, state(key))
+    assert not checks.same_address_of(here, there)
+    assert not checks.same_address_of(state(key, network_interface="a"), here)
+    assert not checks.same_unit(here, there)
+    assert checks.same_unit(here, state(key, network_namespace="there"))
+    assert checks.same_unit(here, state({}, network_namespace="there"))
 
 
 # -- what is refused ----------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def _settle(
 ) -> set[str]:
     deadline = time.monotonic() + grace_s
     while leftovers and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.05)
         leftovers = again()
     return leftovers
 

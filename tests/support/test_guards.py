@@ -28,13 +28,20 @@ import tests.conftest as ours
 globals().update({name: value for name, value in vars(ours).items() if name[:2] != "__"})
 """
 
+# What these leave behind does not end, however long one waits for it.
+HEAD = """\
+import logging, os, subprocess, pytest
+from tests.support import leaks
+leaks.PROCESS_GRACE_SECONDS = 1.0
+"""
+
 
 def run_inner(tmp_path: Path, source: str, **environment: str) -> str:
     """Run ``source`` as a test module under our conftest; return what pytest printed."""
     module = tmp_path / "inner" / "test_inner.py"
     module.parent.mkdir()
     (module.parent / "conftest.py").write_text(CONFTEST)
-    module.write_text("import logging, os, subprocess, pytest\n" + textwrap.dedent(source))
+    module.write_text(HEAD + textwrap.dedent(source))
     inner = {**os.environ, "CI": "", **environment}
     del inner[processes.SESSION_VARIABLE]
     inner = {name: value for name, value in inner.items() if not name.startswith("PYTEST_XDIST")}

@@ -177,6 +177,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """The order of the files of a parallel run."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support import schedule  # where there is no xdist, nobody asks
+
+    return schedule.LongFirst(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     totals.TOTALS.update(getattr(node, "workeroutput", {}).get(totals.KEY, {}))
 

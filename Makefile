@@ -29,7 +29,7 @@ OPTIONAL_DEMO_PACKAGES := docker.io
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Most of the tests wait for a kernel, a target or a deadline, so a few run beside each other.
-PYTEST_WORKERS ?= 3
+PYTEST_WORKERS ?= 4
 HYPOTHESIS_PROFILE ?=
 # Thousands of processes are started here: each would compile the project again, for longer than it
 # runs. `make clean` removes what is kept.

@@ -122,9 +122,7 @@ async def test_a_device_is_taken_away_again_and_what_was_there_stays(bench: Benc
     bench.assert_nothing_left()
 
 
-async def test_what_uses_the_device_keeps_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_uses_the_device_keeps_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teardown, "NAMESPACE_PATIENCE_S", 0.5)
     file = await published(bench)
     bench.host.users[str(file)] = [ProcessUser(4711, "qemu", "open file")]

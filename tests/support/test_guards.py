@@ -60,7 +60,8 @@ def run_inner(tmp_path: Path, source: str, **environment: str) -> str:
 def outcome(text: str) -> str:
     """The counts that pytest ends with, such as ``1 passed, 1 error``. What this host has besides,
     told after them with CI=true, may be the doing of the tests that run beside this one."""
-    return re.findall(r"^(?:=+ )?(\d+ [a-z].*) in [\d.]+s", text, re.MULTILINE)[-1]
+    told: list[str] = re.findall(r"^(?:=+ )?(\d+ [a-z].*) in [\d.]+s", text, re.MULTILINE)
+    return told[-1]
 
 
 def test_a_forgotten_child_is_found_and_ended(tmp_path: Path) -> None:

@@ -29,8 +29,11 @@ OPTIONAL_DEMO_PACKAGES := docker.io
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Most of the tests wait for a kernel, a target or a deadline, so a few run beside each other.
-PYTEST_WORKERS ?= 3
+PYTEST_WORKERS ?= 4
 HYPOTHESIS_PROFILE ?=
+# Thousands of processes are started here: each would compile the project again, for longer than it
+# runs. `make clean` removes what is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help demo test lint bench soak clean venv system-packages image docker-plugin
@@ -51,6 +54,7 @@ demo: $(VENV)/.demo-packages $(VENV)/.run
 	$(BIN)/pyscsi-init demo
 
 test: lint
+	@$(BIN)/python -m compileall -q -j 2 pyscsi_init fusefs benchmarks scripts tests/support
 	$(BIN)/python -m pytest -m "not soak" -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: venv

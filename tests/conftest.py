@@ -8,6 +8,7 @@ namespace or a process behind, or if the code logged a WARNING that the test did
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -36,6 +37,8 @@ settings.load_profile(
 
 SESSION_MARK = processes.mark_session()
 
+gc.disable()  # until all tests are collected
+
 # The processes of the tests stay where the tests run: whoever limits those limits these too.
 os.environ.setdefault("PYSCSI_INIT_CGROUP", "off")
 
@@ -53,6 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
         "one_loop: on asyncio alone, where the loop is not what is tested and time is dear",
     ):
         config.addinivalue_line("markers", line)
+
+
+# -- garbage ------------------------------------------------------------------------------------
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: nobody has to look through all of it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 # -- event loops --------------------------------------------------------------------------------
@@ -174,6 +186,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left and requirements.on_ci():
         sys.stderr.write(f"\nleft on the host by this run: {'; '.join(sorted(left))}\n")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """The order of the files of a parallel run."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support import schedule  # where there is no xdist, nobody asks
+
+    return schedule.LongFirst(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -76,18 +76,31 @@ def test_demo(tmp_path: Path, target: str, containers: str) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+LINES = (
+    "start the target",
+    "| publish the file",
+    "make an xfs filesystem",
+    "find something that runs containers",
+    "container writer",
+    "unmount work",
+    "container second",
+    "give everything back",
+)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("line", "number"),
     [
-        "start the target",
-        "| publish the file",
-        "make an xfs filesystem",
-        "find something that runs containers",
-        "container writer",
-        "unmount work",
-        "container second",
-        "give everything back",
+        # Each line, and each signal early and late; the other half takes as long again.
+        pytest.param(
+            line,
+            number,
+            id=f"{line}-{number.name}",
+            marks=() if (place // 2 + place + which) % 2 else pytest.mark.soak,
+        )
+        for place, line in enumerate(LINES)
+        for which, number in enumerate(SIGNALS)
     ],
 )
 def test_ended_in_the_middle(tmp_path: Path, number: signal.Signals, line: str) -> None:

@@ -99,7 +99,7 @@ def test_target_killed_in_the_middle_of_fio(
 
     def run() -> None:
         try:
-            fio_verify(path, size=64 * MEBI, bs="4k", iodepth=16, loops=6)
+            fio_verify(path, size=64 * MEBI, bs="4k", iodepth=16, loops=3)
         except BaseException as error:
             failure.append(error)
 

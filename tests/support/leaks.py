@@ -63,7 +63,8 @@ def loop_devices() -> set[str]:
     """``loopN backing file`` of each loop device in use."""
     found = set()
     for name in _listdir("/sys/block"):
-        if name.startswith("loop"):
+        # Of the many that there are few are in use; this is asked before and after each test.
+        if name.startswith("loop") and os.access(f"/sys/block/{name}/loop", os.F_OK):
             for backing in _lines(f"/sys/block/{name}/loop/backing_file"):
                 found.add(f"loop device /dev/{name} ({backing})")
     return found
@@ -99,7 +100,7 @@ def _settle(
 ) -> set[str]:
     deadline = time.monotonic() + grace_s
     while leftovers and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.05)
         leftovers = again()
     return leftovers
 

@@ -20,11 +20,11 @@ ROUND_S = 120.0
 SCRIPT = """\
 set -eu
 while [ ! -e /control/stop-$NAME ]; do
-    fio --name=round --filename=/data/$NAME --rw=randwrite --bs=4k --size=512k --loops=2 \
+    fio --name=round --filename=/data/$NAME --rw=randwrite --bs=4k --size=256k --loops=2 \
         --ioengine=libaio --iodepth=4 --direct=1 --fsync=32 --rate_iops=150 \
         --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 \
         > /tmp/out 2>&1 || { cat /tmp/out; exit 3; }
-    grep -q 'read: IOPS=.*(1024KiB/' /tmp/out || { cat /tmp/out; echo 'nothing verified'; exit 4; }
+    grep -q 'read: IOPS=.*(512KiB/' /tmp/out || { cat /tmp/out; echo 'nothing verified'; exit 4; }
     echo round >> /control/$NAME
 done
 """

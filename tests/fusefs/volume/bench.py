@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,14 +88,19 @@ class Bench:
 
     async def kill_workers(self) -> None:
         """For good: nobody follows them."""
-        for name in (await self.holder.status()).volumes:
-            async with self.holder.ending(name):
-                for worker in self.workers:
-                    if is_alive(worker.identity):
-                        processes.end(worker.identity.pid)
-                # The holder tells nobody when it has seen a death.
-                while (await self.holder.status()).volumes[name].is_followed:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+        names = list((await self.holder.status()).volumes)
+        async with contextlib.AsyncExitStack() as ending:
+            # All at once: one that is not ending when it dies gets a successor.
+            for name in names:
+                await ending.enter_async_context(self.holder.ending(name))
+            for worker in self.workers:
+                if is_alive(worker.identity):
+                    processes.end(worker.identity.pid)
+            # The holder tells nobody when it has seen a death.
+            while any(  # noqa: ASYNC110
+                volume.is_followed for volume in (await self.holder.status()).volumes.values()
+            ):
+                await anyio.sleep(0.01)
 
     def clean_up(self) -> None:
         """End everything, whatever a test has left."""

@@ -17,6 +17,7 @@ from fusefs.errors import (
     NoSuchVolume,
     ProcessUser,
 )
+from fusefs.volume import teardown
 from fusefs.volume.state import Bind, save_state
 from tests.fusefs.volume.bench import Bench
 
@@ -121,7 +122,8 @@ async def test_a_device_is_taken_away_again_and_what_was_there_stays(bench: Benc
     bench.assert_nothing_left()
 
 
-async def test_what_uses_the_device_keeps_it(bench: Bench) -> None:
+async def test_what_uses_the_device_keeps_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "NAMESPACE_PATIENCE_S", 0.5)
     file = await published(bench)
     bench.host.users[str(file)] = [ProcessUser(4711, "qemu", "open file")]
     with pytest.raises(MountBusy, match="qemu"):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 IQN = "iqn.2024-01.example:disk"
 SIZE = 4 << 20
-PATTERN = bytes(i * 7 % 251 for i in range(1 << 20))
+PATTERN = (bytes(i * 7 % 251 for i in range(251)) * 4178)[: 1 << 20]
 
 
 def make_target(**settings: object) -> Target:

@@ -27,12 +27,11 @@ from typing import Any, TypeVar
 import anyio
 import sniffio
 
-from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
-from fusefs.cinder.ways import by_any_way
+from fusefs.cinder import volumes
+from fusefs.cinder.connection import NAME_PREFIX, read_connection, volume_name
 from fusefs.errors import NoSuchVolume, NotAllowed, VolumeError
 from fusefs.host import LinuxHost
 from fusefs.volume.manager import VolumeManager
-from fusefs.volume.status import VolumeStatus
 from pyscsi_init.errors import IscsiError
 from pyscsi_init.transport import host_initiator_name
 
@@ -50,14 +49,15 @@ def get_connector_properties(
     root_helper: str | None,
     my_ip: str,
     multipath: bool,
-    enforce_multipath: bool,  # noqa: ARG001  (several portals always work)
+    enforce_multipath: bool,
     host: str | None = None,
     execute: Callable[..., Any] | None = None,  # noqa: ARG001  (nothing is executed)
 ) -> dict[str, Any]:
     """What Cinder is told about this host, to export a volume to it.
 
     ``multipath`` asks Cinder for all portals of a volume. They are used one at a time: when one is
-    lost, the session comes back over another.
+    lost, the session comes back over another. ``enforce_multipath`` goes to Cinder as it is: there
+    is no daemon here that could be missing.
 
     Raises:
         ConfigurationError: this host has no initiator name and none can be made.
@@ -68,6 +68,7 @@ def get_connector_properties(
         "ip": my_ip,
         "host": host or socket.gethostname(),
         "multipath": bool(multipath),
+        "enforce_multipath": bool(enforce_multipath),
         **IscsiConnector.get_connector_properties(root_helper),
     }
 
@@ -167,7 +168,7 @@ class IscsiConnector:
         """
         _require_root("connect a volume")
         connection = read_connection(connection_properties)
-        status = self._run(functools.partial(_attach, connection=connection))
+        status = self._run(functools.partial(volumes.attach, connection=connection))
         return {
             "type": "block",
             "path": status.loop,
@@ -186,20 +187,22 @@ class IscsiConnector:
         fine.
 
         With ``force``, what cannot be ended in order is ended although it is in use or data could
-        not be written out. With ``ignore_errors`` a failure is logged, not raised.
+        not be written out; what was lost by that is raised when it is over, or logged with
+        ``ignore_errors``, which means nothing else and nothing without ``force``.
 
         Raises:
             MountBusy, DeviceBusy: somebody uses it (``pids``); nothing was done.
-            VolumeError: it could not be ended in order.
+            VolumeError: it could not be ended in order; nothing was done.
+            EndedWithLoss: it was ended by force.
         """
         _require_root("disconnect a volume")
         try:
             name = volume_name(connection_properties)
-            self._run(functools.partial(_detach, name=name, force=force))
+            self._run(functools.partial(volumes.detach, name=name, force=force))
         except (VolumeError, IscsiError, OSError) as error:
-            if not ignore_errors:
+            if not (force and ignore_errors):
                 raise
-            log.warning("a volume was not disconnected, as was to be ignored: %s", error)
+            log.warning("of a volume's end was to be ignored: %s", error)
 
     def extend_volume(self, connection_properties: Mapping[str, Any]) -> int:
         """Take over the size that the volume has by now; returns it, in bytes.
@@ -254,32 +257,6 @@ class IscsiConnector:
 def _require_root(what: str) -> None:
     if os.geteuid() != 0:
         raise NotAllowed(what, "it needs root", remedy="run it in a privileged process")
-
-
-async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatus:
-    """By the first way that answers."""
-    try:
-        present = (await manager.get(connection.name)).url
-    except NoSuchVolume:
-        present = ""
-    for note in connection.notes:
-        log.info("volume %s: %s", connection.name, note)
-    return await by_any_way(
-        connection.specs(),
-        lambda spec: manager.ensure_attached(spec, connection.chap),
-        present=present,
-    )
-
-
-async def _detach(manager: VolumeManager, name: str, force: bool) -> None:
-    """In order; only if that fails, and it is wanted, by force: that may lose data."""
-    try:
-        await manager.ensure_gone(name)
-    except (VolumeError, IscsiError, OSError) as error:
-        if not force:
-            raise
-        log.warning("volume %r is ended by force, because %s", name, error)
-        await manager.ensure_gone(name, force=True)
 
 
 def _refuse_green_threads() -> None:

@@ -83,6 +83,7 @@ def test_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = ours.get_connector_properties("sudo", "192.0.2.1", True, True, host="node7")
     assert check_iscsi_name(found["initiator"])
     assert (found["ip"], found["host"], found["multipath"]) == ("192.0.2.1", "node7", True)
+    assert found["enforce_multipath"] is True
     assert (found["platform"], found["os_type"]) == (os.uname().machine, "linux")
     again = ours.get_connector_properties(None, "192.0.2.1", False, False)
     assert again["initiator"] == found["initiator"]

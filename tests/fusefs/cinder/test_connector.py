@@ -6,12 +6,14 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fusefs.cinder import connector as ours
+from fusefs.cinder import os_brick_tables
 from fusefs.cinder.connector import IscsiConnector
 from fusefs.errors import NotAllowed
 from pyscsi_init.names import check_iscsi_name
@@ -66,13 +68,47 @@ def test_it_stands_beside_the_base_class() -> None:
     made.set_root_helper("other")
 
 
-def test_the_factory_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the table that names the class of each protocol, as the how-to tells."""
-    monkeypatch.setitem(
-        factory._connector_mapping_linux, "ISCSI", "fusefs.cinder.connector.IscsiConnector"
-    )
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """os-brick's, and its own again at the end; others than iSCSI would ask programs of the host."""
+    for name in [name for name in vars(factory) if name.startswith("_connector_mapping_")]:
+        monkeypatch.setattr(factory, name, dict(vars(factory)[name]))
+    asked = [f"os_brick.initiator.connectors.{name}" for name in ("base.BaseLinuxConnector",)]
+    monkeypatch.setattr(factory, "unix_connector_list", [*asked, os_brick_tables.THEIRS])
+
+
+@pytest.mark.usefixtures("tables")
+def test_the_factory_makes_it() -> None:
     made = factory.InitiatorConnector.factory("ISCSI", "sudo", use_multipath=True)
-    assert isinstance(made, IscsiConnector)
+    assert isinstance(made, ISCSIConnector)
+    for _ in range(2):
+        os_brick_tables.replace_in_os_brick()
+        for arch in (None, "x86_64", "aarch64", "s390x", "ppc64le"):
+            made = factory.InitiatorConnector.factory(
+                "ISCSI", "sudo", use_multipath=True, arch=arch
+            )
+            assert isinstance(made, IscsiConnector)
+            assert made.use_multipath
+
+
+@pytest.mark.usefixtures("tables")
+def test_os_brick_tells_our_initiator_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no open-iscsi on this host, whose file it would read."""
+    monkeypatch.setenv("PYSCSI_INIT_STATE_DIR", str(tmp_path))
+    os_brick_tables.replace_in_os_brick()
+    arguments = ("sudo", "192.0.2.1", True, False, "node7")
+    theirs = factory.get_connector_properties(*arguments)
+    assert theirs == ours.get_connector_properties(*arguments)
+
+
+@pytest.mark.usefixtures("tables")
+def test_tables_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "unix_connector_list", [])
+    with pytest.raises(NotAllowed, match="this version of os-brick has other tables"):
+        os_brick_tables.replace_in_os_brick()
+    monkeypatch.setitem(sys.modules, "os_brick.initiator.connector", None)
+    with pytest.raises(NotAllowed, match="is missing"):
+        os_brick_tables.replace_in_os_brick()
 
 
 def test_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

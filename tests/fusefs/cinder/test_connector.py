@@ -70,7 +70,7 @@ def test_it_stands_beside_the_base_class() -> None:
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """os-brick's, and its own again at the end; others than iSCSI would ask programs of the host."""
+    """os-brick's, and its own again at the end; others than iSCSI ask programs of this host."""
     for name in [name for name in vars(factory) if name.startswith("_connector_mapping_")]:
         monkeypatch.setattr(factory, name, dict(vars(factory)[name]))
     asked = [f"os_brick.initiator.connectors.{name}" for name in ("base.BaseLinuxConnector",)]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of volumes that are known by a definition and counted by their users, of volumes that
-others of this node have, and of ends by force.
+others of this node have, and of ends that lose something.
 
 They hang in the tree of ``fusefs.errors``::
 
     VolumeError
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
-    ├── EndedWithLoss          it was ended by force, and not everything was written (what)
+    ├── EndedWithLoss          it is gone, and not everything was written (what)
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
@@ -35,7 +35,7 @@ class VolumeInUse(VolumeError):
 
 
 class EndedWithLoss(VolumeError):
-    """A volume is gone, by force, and something is lost or could not be done on the way."""
+    """A volume is gone, and something is lost or could not be done on the way."""
 
     def __init__(self, name: str, losses: Sequence[str]) -> None:
         self.name = name

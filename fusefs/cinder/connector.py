@@ -206,7 +206,7 @@ class IscsiConnector:
         Raises:
             MountBusy, DeviceBusy: somebody uses it (``pids``); nothing was done.
             VolumeError: it could not be ended in order; nothing was done.
-            EndedWithLoss: it was ended by force.
+            EndedWithLoss: it is gone, and something is lost.
         """
         is_for_another = _is_for_another(self._root_helper)
         if not is_for_another:

@@ -56,18 +56,18 @@ async def detach(manager: VolumeManager, name: str, *, force: bool) -> None:
     """In order; only if that fails, and it is wanted, by force: that may lose data.
 
     Raises:
-        EndedWithLoss: it is gone, by force, and something is lost.
+        EndedWithLoss: it is gone, and something is lost: by force, or because nothing could be
+            saved any more, as where another unit stands in its place.
         and what :meth:`VolumeManager.ensure_gone` raises.
     """
-    report: DetachReport | None = None
     try:
-        await manager.ensure_gone(name)
+        report = await manager.ensure_gone(name)
     except (VolumeError, IscsiError, OSError) as error:
         if not force:
             raise
         log.warning("volume %r is ended by force, because %s", name, error)
         report = await manager.ensure_gone(name, force=True)
-    await _forget(manager, name, isid=report is None)
+    await _forget(manager, name, isid=report is None or report.clean)
     if report is not None and (losses := _losses(report)):
         raise EndedWithLoss(name, losses)
 

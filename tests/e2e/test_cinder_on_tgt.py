@@ -20,10 +20,10 @@ from fusefs.errors import (
     InvalidSpec,
     NameInUse,
     NoSuchVolume,
-    VolumeError,
     WorkerFailed,
 )
 from fusefs.volume import teardown
+from fusefs.volume_errors import EndedWithLoss
 from pyscsi_init.errors import AuthenticationFailed, ConnectError, LunNotFound
 from tests.e2e.conftest import IQN, Volumes
 from tests.e2e.exported import MEBI, PASSWORD, SIZE, VOLUME_ID, Exported
@@ -352,10 +352,25 @@ def test_the_target_is_gone_for_good(
         assert connector.get_volume_paths(properties) == [info["path"]]
         expect_logs("is ended by force", logger="fusefs.cinder")
         begin = time.monotonic()
-        with pytest.raises(VolumeError, match="is gone, but not in order"):
+        with pytest.raises(EndedWithLoss, match="is gone, but not in order"):
             connector.disconnect_volume(properties, info, force=True)
         assert time.monotonic() - begin < 30
     finally:
         exported.tgt.start()
     assert connector.get_volume_paths(properties) == []
     connector.disconnect_volume(properties, info, force=True)
+
+
+def test_another_unit_stands_where_it_was(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes
+) -> None:
+    """Nothing can be saved then, so it ends without force; but not without a word."""
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    exported.tgt.set_lun_params(exported.tid, 1, scsi_id="another", scsi_sn="another")
+    exported.tgt.restart()
+    wait_until(lambda: volumes.get(info["name"]).failed, 60, "the other unit is found")
+    with pytest.raises(EndedWithLoss, match="had not reached the target"):
+        connector.disconnect_volume(properties, info)
+    connector.disconnect_volume(properties, info)
+    assert volumes.status() == []

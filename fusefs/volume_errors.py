@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of volumes that are known by a definition and counted by their users, and of volumes that
-others of this node have.
+"""Errors of volumes that are known by a definition and counted by their users, of volumes that
+others of this node have, and of ends that lose something.
 
 They hang in the tree of ``fusefs.errors``::
 
     VolumeError
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
+    ├── EndedWithLoss          it is gone, and not everything was written (what)
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
@@ -30,6 +31,18 @@ class VolumeInUse(VolumeError):
         who = reason or f"used by {', '.join(users[:_SHOWN])}{more}"
         super().__init__(
             f"volume {name!r} is in use: {who}", remedy="end what uses it, then remove it"
+        )
+
+
+class EndedWithLoss(VolumeError):
+    """A volume is gone, and something is lost or could not be done on the way."""
+
+    def __init__(self, name: str, losses: Sequence[str]) -> None:
+        self.name = name
+        self.losses = tuple(losses)
+        super().__init__(
+            f"volume {name!r} is gone, but not in order: {'; '.join(losses)}",
+            remedy="check what lies on it before it is used again",
         )
 
 

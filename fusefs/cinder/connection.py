@@ -32,6 +32,7 @@ MAX_BYTES = 1 << 20
 """A file that is larger is not what it should be."""
 
 _WHAT = "connection_info"
+_PASSWORDS = ("auth_password", "discovery_auth_password")
 _DISCOVERY = (
     "all of target_portal, target_iqn and target_lun must be there (or target_portals, "
     "target_iqns and target_luns): nothing is discovered here"
@@ -64,14 +65,14 @@ class Connection:
 
 
 def volume_name(info: Mapping[str, Any]) -> str:
-    """``cinder-<volume id>``, or a name made of target and LUN where no id is told.
+    """``cinder-<volume id>``; where no id is told, target and LUN stand in its place.
 
     It needs no more than the id, so that what was connected can be ended whatever else is missing
     by then.
     """
     properties = _properties(info)
-    volume_id = properties.get("volume_id")
-    return f"{NAME_PREFIX}{volume_id}" if volume_id else default_volume_name(_urls(properties)[0])
+    volume_id = properties.get("volume_id") or default_volume_name(_urls(properties)[0])
+    return f"{NAME_PREFIX}{volume_id}"
 
 
 def read_connection(info: Mapping[str, Any]) -> Connection:
@@ -132,7 +133,7 @@ def load_connection(path: str) -> Connection:
     if not isinstance(info, dict):
         raise InvalidSpec(_WHAT, shown, "is no JSON object")
     connection = read_connection(info)
-    if connection.chap is not None and mode & 0o077:
+    if mode & 0o077 and any(map(_properties(info).get, _PASSWORDS)):
         raise InvalidSpec(
             _WHAT,
             shown,

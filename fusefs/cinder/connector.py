@@ -7,6 +7,9 @@ needed. Its callers are synchronous, in threads, and call again what they are no
 call runs on an event loop of its own, waits for another one on the same volume, and finds done what
 is done.
 
+Who is not root, or has had its threads replaced by eventlet, has each call made in a process of
+its own (elsewhere.py), by way of ``root_helper``.
+
 No password is kept: each call reads the ``connection_properties`` that it is given. A volume of
 Cinder is called ``cinder-<volume id>`` in ``pyscsi-init status``.
 """
@@ -27,12 +30,12 @@ from typing import Any, TypeVar
 import anyio
 import sniffio
 
-from fusefs.cinder.connection import NAME_PREFIX, Connection, read_connection, volume_name
-from fusefs.cinder.ways import by_any_way
+from fusefs.cinder import volumes
+from fusefs.cinder.connection import NAME_PREFIX, read_connection, volume_name
+from fusefs.cinder.elsewhere import call_elsewhere
 from fusefs.errors import NoSuchVolume, NotAllowed, VolumeError
 from fusefs.host import LinuxHost
 from fusefs.volume.manager import VolumeManager
-from fusefs.volume.status import VolumeStatus
 from pyscsi_init.errors import IscsiError
 from pyscsi_init.transport import host_initiator_name
 
@@ -50,14 +53,15 @@ def get_connector_properties(
     root_helper: str | None,
     my_ip: str,
     multipath: bool,
-    enforce_multipath: bool,  # noqa: ARG001  (several portals always work)
+    enforce_multipath: bool,
     host: str | None = None,
     execute: Callable[..., Any] | None = None,  # noqa: ARG001  (nothing is executed)
 ) -> dict[str, Any]:
     """What Cinder is told about this host, to export a volume to it.
 
     ``multipath`` asks Cinder for all portals of a volume. They are used one at a time: when one is
-    lost, the session comes back over another.
+    lost, the session comes back over another. ``enforce_multipath`` goes to Cinder as it is: there
+    is no daemon here that could be missing.
 
     Raises:
         ConfigurationError: this host has no initiator name and none can be made.
@@ -68,12 +72,13 @@ def get_connector_properties(
         "ip": my_ip,
         "host": host or socket.gethostname(),
         "multipath": bool(multipath),
+        "enforce_multipath": bool(enforce_multipath),
         **IscsiConnector.get_connector_properties(root_helper),
     }
 
 
 class IscsiConnector:
-    """Connects volumes of Cinder on this host; as root. Safe to share between threads."""
+    """Connects volumes of Cinder on this host. Safe to share between threads."""
 
     platform = "ALL"
     os_type = "LINUX"
@@ -90,8 +95,9 @@ class IscsiConnector:
         state_dir: Path | str | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """``run_dir`` and ``state_dir`` are where volumes live, if not at the usual places; the
-        other arguments are taken because callers give them, and change nothing."""
+        """``root_helper`` is as of :meth:`set_root_helper`; ``run_dir`` and ``state_dir`` are where
+        volumes live, if not at the usual places. The other arguments are taken because callers
+        give them, and change nothing."""
         self.device_scan_attempts = device_scan_attempts
         self.use_multipath = use_multipath
         self._run_dir, self._state_dir = run_dir, state_dir
@@ -102,7 +108,7 @@ class IscsiConnector:
     # -- what callers may set ---------------------------------------------------------------------
 
     def set_root_helper(self, helper: str | None) -> None:
-        """Kept and not used: the calls need no other program."""
+        """The command before a call that needs root; not used by who is root."""
         self._root_helper = helper
 
     def set_execute(self, execute: Callable[..., Any] | None) -> None:
@@ -117,11 +123,14 @@ class IscsiConnector:
 
     @staticmethod
     def get_connector_properties(
-        root_helper: str | None,  # noqa: ARG004
+        root_helper: str | None,
         *args: Any,  # noqa: ARG004
         **kwargs: Any,  # noqa: ARG004
     ) -> dict[str, Any]:
-        """``initiator``, the name by which targets know this host."""
+        """``initiator``, the name by which targets know this host: that of root, who logs in."""
+        if _is_for_another(root_helper):
+            found: dict[str, Any] = call_elsewhere(root_helper, "get_connector_properties", None)
+            return found
         return {"initiator": host_initiator_name(), "do_local_attach": False}
 
     def get_search_path(self) -> str:
@@ -131,9 +140,11 @@ class IscsiConnector:
     def check_valid_device(
         self,
         path: str,
-        run_as_root: bool = True,  # noqa: ARG002
+        run_as_root: bool = True,
     ) -> bool:
         """Whether ``path`` is there and can be read."""
+        if run_as_root and _is_for_another(self._root_helper):
+            return bool(self._elsewhere("check_valid_device", path))
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -165,9 +176,12 @@ class IscsiConnector:
             InvalidSpec: the properties cannot be used.
             IscsiError, VolumeError: it could not be attached; nothing is left behind.
         """
+        if _is_for_another(self._root_helper):
+            found: dict[str, Any] = self._elsewhere("connect_volume", connection_properties)
+            return found
         _require_root("connect a volume")
         connection = read_connection(connection_properties)
-        status = self._run(functools.partial(_attach, connection=connection))
+        status = self._run(functools.partial(volumes.attach, connection=connection))
         return {
             "type": "block",
             "path": status.loop,
@@ -186,20 +200,27 @@ class IscsiConnector:
         fine.
 
         With ``force``, what cannot be ended in order is ended although it is in use or data could
-        not be written out. With ``ignore_errors`` a failure is logged, not raised.
+        not be written out; what was lost by that is raised when it is over, or logged with
+        ``ignore_errors``, which means nothing else and nothing without ``force``.
 
         Raises:
             MountBusy, DeviceBusy: somebody uses it (``pids``); nothing was done.
-            VolumeError: it could not be ended in order.
+            VolumeError: it could not be ended in order; nothing was done.
+            EndedWithLoss: it is gone, and something is lost.
         """
-        _require_root("disconnect a volume")
+        is_for_another = _is_for_another(self._root_helper)
+        if not is_for_another:
+            _require_root("disconnect a volume")
         try:
-            name = volume_name(connection_properties)
-            self._run(functools.partial(_detach, name=name, force=force))
+            if is_for_another:
+                self._elsewhere("disconnect_volume", connection_properties, None, force)
+            else:
+                name = volume_name(connection_properties)
+                self._run(functools.partial(volumes.detach, name=name, force=force))
         except (VolumeError, IscsiError, OSError) as error:
-            if not ignore_errors:
+            if not (force and ignore_errors):
                 raise
-            log.warning("a volume was not disconnected, as was to be ignored: %s", error)
+            log.warning("of a volume's end was to be ignored: %s", error)
 
     def extend_volume(self, connection_properties: Mapping[str, Any]) -> int:
         """Take over the size that the volume has by now; returns it, in bytes.
@@ -208,12 +229,17 @@ class IscsiConnector:
             NoSuchVolume: it is not connected here.
             IscsiError, VolumeError: as of `pyscsi-init resize`.
         """
+        if _is_for_another(self._root_helper):
+            return int(self._elsewhere("extend_volume", connection_properties))
         _require_root("extend a volume")
         name = volume_name(connection_properties)
         return self._run(lambda manager: manager.resize(name)).size_bytes
 
     def get_volume_paths(self, connection_properties: Mapping[str, Any]) -> list[str]:
         """The device of the volume; an empty list where it is not connected."""
+        if _is_for_another(self._root_helper):
+            return list(self._elsewhere("get_volume_paths", connection_properties))
+        _require_root("look for a volume")
         name = volume_name(connection_properties)
         try:
             status = self._run(lambda manager: manager.get(name))
@@ -226,15 +252,20 @@ class IscsiConnector:
         connection_properties: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> list[str]:
         """The devices of all volumes of Cinder here."""
+        if _is_for_another(self._root_helper):
+            return list(self._elsewhere("get_all_available_volumes"))
+        _require_root("look for volumes")
         found = self._run(lambda manager: manager.status())
         return [each.loop for each in found if each.name.startswith(NAME_PREFIX) and each.loop]
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _elsewhere(self, method: str, *arguments: Any) -> Any:
+        directories = {"run_dir": self._run_dir, "state_dir": self._state_dir}
+        return call_elsewhere(self._root_helper, method, *arguments, directories=directories)
+
     def _run(self, function: Callable[[VolumeManager], Awaitable[T]]) -> T:
         """Run one call to its end, whatever thread it comes from."""
-
-        _refuse_green_threads()
 
         async def main() -> T:
             manager = VolumeManager(
@@ -253,41 +284,13 @@ class IscsiConnector:
 
 def _require_root(what: str) -> None:
     if os.geteuid() != 0:
-        raise NotAllowed(what, "it needs root", remedy="run it in a privileged process")
+        raise NotAllowed(what, "it needs root", remedy="give a root_helper, such as 'sudo'")
 
 
-async def _attach(manager: VolumeManager, connection: Connection) -> VolumeStatus:
-    """By the first way that answers."""
-    try:
-        present = (await manager.get(connection.name)).url
-    except NoSuchVolume:
-        present = ""
-    for note in connection.notes:
-        log.info("volume %s: %s", connection.name, note)
-    return await by_any_way(
-        connection.specs(),
-        lambda spec: manager.ensure_attached(spec, connection.chap),
-        present=present,
-    )
-
-
-async def _detach(manager: VolumeManager, name: str, force: bool) -> None:
-    """In order; only if that fails, and it is wanted, by force: that may lose data."""
-    try:
-        await manager.ensure_gone(name)
-    except (VolumeError, IscsiError, OSError) as error:
-        if not force:
-            raise
-        log.warning("volume %r is ended by force, because %s", name, error)
-        await manager.ensure_gone(name, force=True)
-
-
-def _refuse_green_threads() -> None:
+def _is_for_another(root_helper: str | None) -> bool:
+    """Whether a call is to be made in a process of its own: by the root helper, or because eventlet
+    has replaced the threads of this one, and no event loop can run in those that it puts there."""
     patcher = sys.modules.get("eventlet.patcher")
     if patcher is not None and patcher.is_monkey_patched("thread"):
-        raise NotAllowed(
-            "use a volume of Cinder in this process",
-            "eventlet has replaced its threads, and an event loop cannot run in the ones that it "
-            "puts there",
-            remedy="call it from a process that is not patched, such as a privsep daemon",
-        )
+        return True
+    return bool(root_helper) and os.geteuid() != 0

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from fusefs.spec import VolumeSpec
-from pyscsi_init.errors import ConnectError, LoginTimeout
+from pyscsi_init.errors import ConnectError, LoginError, LunNotFound
 
 T = TypeVar("T")
 log = logging.getLogger("fusefs.cinder")
@@ -20,18 +20,19 @@ async def by_any_way(
     *,
     present: str = "",
 ) -> T:
-    """``start`` with the first spec whose target can be reached.
+    """``start`` with the first spec by which the unit is to be had: a target that is down, that
+    does not take this host, or that does not show the unit, may have a neighbour that does.
 
     ``present`` is the URL by which the volume is attached already: that one comes first.
 
     Raises:
-        ConnectError, LoginTimeout: none could be reached; it is about the last one.
+        ConnectError, LoginError, LunNotFound: it is to be had by none; it is about the last one.
         and what ``start`` raises for another reason.
     """
     *others, last = sorted(specs, key=lambda spec: spec.url != present)
     for spec in others:
         try:
             return await start(spec)
-        except (ConnectError, LoginTimeout) as error:
+        except (ConnectError, LoginError, LunNotFound) as error:
             log.warning("volume %r: trying its next target, because %s", spec.name, error)
     return await start(last)

@@ -8,7 +8,9 @@ output, and what is to be known about it to standard error.
 from __future__ import annotations
 
 import os
+import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +62,10 @@ def convert(
     """
     conversion = _conversion(file, namespace, capacity)
     text = conversion.run(_read(file))
+    converted = conversion.report.converted
     if target is not None:
-        _write(target, text)
+        secret = any(name.startswith("Secret/") for each in converted for name in each.made)
+        _write(target, text, secret=secret)
     if invocation.json:
         report = dict(conversion.report.to_json())
         if target is None:
@@ -71,7 +75,7 @@ def convert(
         output.write(text)
     for note in conversion.report.notes:
         output.warn(output.printable(f"{file}: {note.level}: {note}"))
-    done = len(conversion.report.converted)
+    done = len(converted)
     if done:
         output.warn(output.printable(f"{file}: {done} volume{'s' if done > 1 else ''} converted"))
     else:
@@ -98,7 +102,22 @@ def _read(file: str) -> str:
         raise InvalidSpec(file, None, f"is not UTF-8 (byte {error.start})") from None
 
 
-def _write(target: str, text: str) -> None:
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+def _write(target: str, text: str, *, secret: bool) -> None:
+    """In one step, so that a file which is both input and output is never lost. A file that is
+    there keeps its mode, unless it has a secret now."""
+    path = Path(target)
+    if path.exists() and not path.is_file():  # a pipe, or the terminal
+        with path.open("w", encoding="utf-8", newline="") as pipe:
+            pipe.write(text)
+        return
+    path = path.resolve()
+    mode = _FILE_MODE if secret or not path.exists() else stat.S_IMODE(path.stat().st_mode)
+    descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+        Path(made).replace(path)
+    except BaseException:
+        Path(made).unlink()
+        raise

@@ -23,7 +23,7 @@ from fusefs.errors import InvalidSpec
 
 # Lines are never folded anew: what was one line is one line.
 _WIDTH = 1 << 20
-_MARKER = re.compile(r"\A((?:[ \t]*(?:[#%][^\n]*)?\n)*---[ \t]*(?:#[^\n]*)?\n)")
+_MARKER = re.compile(r"\A((?:[ \t]*(?:[#%][^\n]*)?\r?\n)*---[ \t]*(?:#[^\n]*)?\r?\n)")
 _SEQUENCE = re.compile(
     r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)- ", re.M
 )
@@ -43,10 +43,15 @@ class Document:
         """The text of ``content`` as it is now."""
         marker = _MARKER.match(self.text)
         head = marker[1] if marker else ""
-        body = dump(self.content, self.text)
-        missing = _comments(self.text) - _comments(head + body)
+        before = self.text.replace("\r\n", "\n")
+        body = dump(self.content, before)
+        missing = _comments(before) - _comments(head + body)
         kept = "".join(f"{text}\n" for text in missing.elements())
-        return head + kept + body
+        return head + self.like(kept + body)
+
+    def like(self, text: str) -> str:
+        """``text`` with the line ends that this document has."""
+        return text.replace("\n", "\r\n") if "\r\n" in _body(self.text) else text
 
 
 def load(text: str, file: str) -> list[Document]:
@@ -68,15 +73,19 @@ def load(text: str, file: str) -> list[Document]:
                     end = text.find("\n", end) + 1 or len(text)
     except YAMLError as error:
         raise _broken(file, number or 1, error, text) from None
+    except RecursionError:
+        raise _too_deep(file, number) from None
     documents = []
     for number, start in enumerate(starts, 1):
         end = starts[number] if number < len(starts) else len(text)
         piece = text[start:end]
         try:
-            content = _yaml().load(_body(piece))
+            content = _yaml().load(_body(piece).replace("\r\n", "\n"))
         except YAMLError as error:
             line = text.count("\n", 0, start) + piece.count("\n") - _body(piece).count("\n")
             raise _broken(file, number, error, text, line) from None
+        except RecursionError:
+            raise _too_deep(file, number) from None
         documents.append(Document(number, piece, content))
     return documents
 
@@ -100,10 +109,11 @@ def join(pieces: list[str]) -> str:
     """The pieces as documents of one file."""
     out = ""
     for piece in pieces:
+        newline = "\r\n" if "\r\n" in out[-2:] + piece else "\n"
         if out and not out.endswith("\n"):
-            out += "\n"
+            out += newline
         if out and not _MARKER.match(piece) and not piece.startswith("---"):
-            out += "...\n" if piece.startswith("%") else "---\n"
+            out += f"...{newline}" if piece.startswith("%") else f"---{newline}"
         out += piece
     return out
 
@@ -153,6 +163,10 @@ def _comments(text: str) -> collections.Counter[str]:
             end = event.end_mark.index
     plain += text[end:]
     return collections.Counter(match[0].rstrip() for match in _COMMENT.finditer(plain))
+
+
+def _too_deep(file: str, number: int) -> InvalidSpec:
+    return InvalidSpec(f"{file}, document {number}", None, "is nested too deeply")
 
 
 def _broken(file: str, number: int, error: YAMLError, text: str, line: int = 0) -> InvalidSpec:

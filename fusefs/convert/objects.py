@@ -22,6 +22,8 @@ from fusefs.convert.source import Source
 DRIVER = "iscsi.pyscsi-init.io"
 SECRET_TYPE = "kubernetes.io/iscsi-chap"  # noqa: S105  (the name of a type)
 
+MAX_NAME_LENGTH = 253
+
 FIELD_COMMENTS = (
     "targetPortal", "portals", "iqn", "lun", "initiatorName",
     "chapAuthDiscovery", "chapAuthSession",
@@ -33,11 +35,20 @@ SERVER_FIELDS = (
     "generation",
     "selfLink",
     "managedFields",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 SERVER_ANNOTATIONS = (
     "kubectl.kubernetes.io/last-applied-configuration",
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",
+)
+
+JOB_LABELS = (
+    "controller-uid",
+    "job-name",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
 )
 
 # Words, names with single colons in them, and quantities such as 10Gi: read as strings by all.
@@ -96,6 +107,14 @@ def volume_name(source: Source, namespace: str) -> str:
     return "-".join(
         part for part in ("iscsi", last[:40].strip("-"), str(source.lun), digest) if part
     )
+
+
+def secret_name(name: str) -> str:
+    """The name of the Secret that is made for the volume ``name``: as long as names may be."""
+    if len(name) + len("-chap") > MAX_NAME_LENGTH:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: MAX_NAME_LENGTH - len('-12345678-chap')].rstrip('-.')}-{digest}"
+    return f"{name}-chap"
 
 
 def persistent_volume(
@@ -172,6 +191,24 @@ def forget_the_server(document: MutableMapping[str, Any]) -> bool:
     for key in ("uid", "resourceVersion"):
         found |= claim_ref.pop(key, None) is not None
     return found
+
+
+def forget_the_job(document: MutableMapping[str, Any]) -> None:
+    """Take out by what a cluster knows the pods of a Job: a new Job gets its own."""
+    spec = _mapping(document.get("spec"))
+    if spec.get("manualSelector") is True:
+        return
+    labels = _mapping(_mapping(spec.get("selector")).get("matchLabels"))
+    if not labels.keys() & set(JOB_LABELS):
+        return
+    del spec["selector"]
+    for holder in (document, _mapping(spec.get("template"))):
+        metadata = _mapping(holder.get("metadata"))
+        labels = _mapping(metadata.get("labels"))
+        for key in JOB_LABELS:
+            labels.pop(key, None)
+        if not labels:
+            metadata.pop("labels", None)
 
 
 def _mapping(value: Any) -> MutableMapping[str, Any]:

@@ -144,8 +144,16 @@ def read_csi_driver_iscsi(csi: Fields, report: Report) -> Source:
         "discoveryCHAPAuth", "sessionCHAPAuth", "secret",
     )  # fmt: skip
     chap_discovery = attributes.flag("discoveryCHAPAuth")
-    clear = _clear_secret(place.at("secret"), attributes.text("secret"), report)
+    chap = chap_discovery or attributes.flag("sessionCHAPAuth")
+    clear = _clear_secret(place.at("secret"), attributes.text("secret"), report, used=chap)
     secret = _secret(csi.below("nodeStageSecretRef") or csi.below("nodePublishSecretRef"))
+    if secret and not chap:
+        report.info(
+            csi.place.at("nodeStageSecretRef"),
+            "is left out, because neither sessionCHAPAuth nor discoveryCHAPAuth is true and so it "
+            "was not used",
+        )
+        secret = None
     # That driver gave the session its credentials when discoveryCHAPAuth was set.
     chap_session = attributes.flag("sessionCHAPAuth") or (
         chap_discovery and any(key in clear for key in SESSION_KEYS)
@@ -266,8 +274,9 @@ def _json_list(place: Place, text: str) -> list[str]:
     return values
 
 
-def _clear_secret(place: Place, text: str, report: Report) -> dict[str, str]:
-    """Credentials in an attribute, under the in-tree key names. No error shows them."""
+def _clear_secret(place: Place, text: str, report: Report, *, used: bool) -> dict[str, str]:
+    """Credentials in an attribute, under the in-tree key names; none where they were not used. No
+    error shows them."""
     if not text:
         return {}
     try:
@@ -283,10 +292,18 @@ def _clear_secret(place: Place, text: str, report: Report) -> dict[str, str]:
             raise place.error(None, f"has the key {key!r}, which is not known")
         if value:
             found[name] = value
+    new = "give the target new credentials: these were known to all who may list volumes"
+    if not used:
+        report.action(
+            place,
+            "stood in clear in the manifest and in the cluster, and is left out: neither "
+            "sessionCHAPAuth nor discoveryCHAPAuth is true, so it was not used",
+            new,
+        )
+        return {}
     report.action(
         place,
         "stood in clear in the manifest and in the cluster; it is in a Secret of its own now",
-        "keep the output where nobody else reads it, and give the target new credentials: these "
-        "were known to all who may list volumes",
+        f"keep the output where nobody else reads it, and {new}",
     )
     return found

@@ -12,17 +12,19 @@ A file without anything to convert comes back as it is, so converting twice chan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from fusefs.convert import objects
+from fusefs.convert import advice, objects
 from fusefs.convert.documents import Document, carry_comment, dump, join, load, replace_key
 from fusefs.convert.fields import Fields
 from fusefs.convert.report import Converted, Place, Report
 from fusefs.convert.source import (
+    IN_TREE,
     NODE_MANUAL,
     Source,
     is_csi_driver_iscsi,
@@ -31,10 +33,15 @@ from fusefs.convert.source import (
     read_in_tree,
     read_node_manual,
 )
-from fusefs.convert.workloads import POD_SPECS, leftovers, pod_spec
+from fusefs.convert.workloads import POD_SPECS, is_foreign, leftovers, pod_spec
+from fusefs.errors import InvalidSpec
 
 MOUNT_OPTIONS_ANNOTATION = "volume.beta.kubernetes.io/mount-options"
 DEFAULT_NAMESPACE, DEFAULT_CAPACITY = "default", "1Gi"
+FORGOTTEN = "came from a cluster; its uid, status and the like are left out"
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?")
 
 
 @dataclass(slots=True)
@@ -47,29 +54,41 @@ class Conversion:
     capacity: str = ""
     """Of what has none; empty: 1Gi, and that is said."""
     report: Report = field(init=False)
-    _names: dict[str, Source] = field(default_factory=dict, init=False)
+    _names: set[str] = field(default_factory=set, init=False)
+    """Of volumes that were made for pods."""
+    _units: dict[str, Source] = field(default_factory=dict, init=False)
+    _touched: dict[int, str] = field(default_factory=dict, init=False)
+    """The namespace for which a volume of a pod was converted, by the mapping's id."""
     _claims: set[tuple[str, str]] = field(default_factory=set, init=False)
     _more: list[CommentedMap] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.report = Report(self.file)
+        if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
+            raise InvalidSpec(
+                "namespace", self.namespace, "is none", remedy="lower-case letters, digits and '-'"
+            )
+        if self.capacity and not (_QUANTITY.fullmatch(self.capacity) and self.capacity.strip("0.")):
+            raise InvalidSpec("capacity", self.capacity, "is no quantity", remedy="such as 10Gi")
 
     def run(self, text: str) -> str:
-        """The converted text.
+        """The converted text; once.
 
         Raises:
             InvalidSpec: something cannot be read; the error names document and field.
         """
-        newline = "\r\n" if "\r\n" in text else "\n"
-        documents = load(text.replace("\r\n", "\n"), self.file)
-        for document in documents:
-            self._volumes(document)
-        touched = [self._document(document) for document in documents]
-        pieces = []
-        for document, (changed, more) in zip(documents, touched, strict=True):
-            pieces.append(document.rewritten() if changed else document.text)
-            pieces += [dump(each, document.text) for each in more]
-        return join(pieces).replace("\n", newline) if self.report.converted else text
+        documents = load(text, self.file)
+        try:
+            for document in documents:
+                self._volumes(document)
+            touched = [self._document(document) for document in documents]
+            pieces = []
+            for document, (changed, more) in zip(documents, touched, strict=True):
+                pieces.append(document.rewritten() if changed else document.text)
+                pieces += [document.like(dump(each, document.text)) for each in more]
+        except RecursionError:
+            raise InvalidSpec(self.file, None, "is nested too deeply") from None
+        return join(pieces) if self.report.converted else text
 
     # -- walking ----------------------------------------------------------------------------------
 
@@ -78,18 +97,20 @@ class Conversion:
         content = document.content
         place = Place(file=self.file, document=document.number)
         if isinstance(content, Mapping) and isinstance(content.get("items"), list):
+            # In a PersistentVolumeList the items need not say what they are.
+            kind = str(content.get("kind") or "").removesuffix("List")
             for index, item in enumerate(content["items"]):
                 if isinstance(item, Mapping):
-                    yield self._placed(place.at("items", index), item), item
+                    yield self._placed(place.at("items", index), item, kind), item
         elif isinstance(content, Mapping):
             yield self._placed(place, content), content
 
-    def _placed(self, place: Place, content: Mapping[str, Any]) -> Place:
+    def _placed(self, place: Place, content: Mapping[str, Any], kind: str = "") -> Place:
         metadata = content.get("metadata")
         metadata = metadata if isinstance(metadata, Mapping) else {}
         return replace(
             place,
-            kind=str(content.get("kind") or ""),
+            kind=str(content.get("kind") or kind),
             namespace=str(metadata.get("namespace") or ""),
             name=str(metadata.get("name") or metadata.get("generateName") or ""),
         )
@@ -101,7 +122,7 @@ class Conversion:
             reference = spec.get("claimRef") if isinstance(spec, Mapping) else None
             if (
                 place.kind == "PersistentVolume"
-                and _foreign(spec)
+                and is_foreign(spec)
                 and isinstance(reference, Mapping)
             ):
                 self._claims.add((str(reference.get("namespace")), str(reference.get("name"))))
@@ -129,7 +150,7 @@ class Conversion:
 
     def _persistent_volume(self, place: Place, content: CommentedMap) -> None:
         spec = content.get("spec")
-        if not _foreign(spec):
+        if not is_foreign(spec):
             return
         key = "iscsi" if "iscsi" in spec else "csi"
         if "iscsi" in spec and "csi" in spec:
@@ -147,10 +168,12 @@ class Conversion:
         reference = spec.get("claimRef") or {}
         namespace = str(reference.get("namespace") or "")
         made = [f"PersistentVolume/{place.name}"]
-        secret = self._secret(place.at(key), source, f"{place.name}-chap", namespace, made)
+        name = objects.secret_name(place.name)
+        secret = self._secret(place.at(key), source, name, namespace, made)
         replace_key(spec, key, "csi", objects.csi_source(source, handle, secret, spec[key]))
         self._mount_options(place, content, spec)
-        self._say_policies(place, spec, source)
+        advice.say_policies(self.report, place, spec, source)
+        self._say_shared(place.at(key), f"PersistentVolume {place.name!r}", source)
         if objects.forget_the_server(content):
             self._say_forgotten(place)
         self._converted(place.at(key), source, made)
@@ -170,11 +193,12 @@ class Conversion:
         if source.secret is None and not source.clear_secret:
             return None
         own = source.secret[1] if source.secret else ""
+        reference = place.at("secretRef" if source.kind == IN_TREE else "nodeStageSecretRef")
         if not (own or namespace):
-            namespace = self._default_namespace(place.at("secretRef"), "the Secret")
+            namespace = self._default_namespace(reference, "the Secret")
         if source.secret is not None:
             if source.kind == NODE_MANUAL:
-                self._say_key_names(place.at("nodeStageSecretRef"), source.secret[0])
+                advice.say_key_names(self.report, reference, source.secret[0])
             return source.secret[0], own or namespace
         self._more.append(objects.chap_secret(source, name, namespace))
         made.append(f"Secret/{namespace}/{name}")
@@ -191,26 +215,6 @@ class Conversion:
                 del content["metadata"]["annotations"]
             self.report.info(place.at("mountOptions"), "was an annotation, which CSI does not heed")
 
-    def _say_policies(self, place: Place, spec: Mapping[str, Any], source: Source) -> None:
-        policy = spec.get("persistentVolumeReclaimPolicy")
-        if policy in ("Delete", "Recycle"):
-            self.report.action(
-                place.at("persistentVolumeReclaimPolicy"),
-                f"{policy} is kept: an iSCSI volume could not be deleted before, and a CSI volume "
-                "may be",
-                "write Retain unless the data shall go with the claim",
-            )
-        modes = spec.get("accessModes") or []
-        if "ReadWriteMany" in modes and spec.get("volumeMode") != "Block":
-            self.report.action(
-                place.at("accessModes"),
-                "ReadWriteMany is kept, and the driver refuses it: two nodes that write one file "
-                "system destroy it",
-                "write ReadWriteOnce, or ReadOnlyMany",
-            )
-        if source.read_only and "ReadOnlyMany" not in modes:
-            self.report.info(place.at("csi", "readOnly"), "is kept: claims of any mode read only")
-
     # -- volumes in pods --------------------------------------------------------------------------
 
     def _workload(self, place: Place, content: CommentedMap) -> None:
@@ -220,11 +224,27 @@ class Conversion:
         found = False
         for index, volume in enumerate(spec.get("volumes") or []):
             here = path.at("volumes", index)
-            if isinstance(volume, Mapping) and _foreign(volume):
+            if isinstance(volume, Mapping) and is_foreign(volume):
                 self._inline(here, content, volume)
+                self._touched[id(volume)] = place.namespace
                 found = True
-        if found and place.kind == "Pod" and objects.forget_the_server(content):
-            self._say_forgotten(place)
+            elif self._touched.get(id(volume), place.namespace) != place.namespace:
+                raise here.error(
+                    None,
+                    "is a YAML alias of a volume in another namespace, and each has a claim of its "
+                    "own",
+                    "write it out in this document",
+                )
+        if not found:
+            return
+        if place.kind == "Job":
+            advice.say_job(self.report, place)
+            objects.forget_the_job(content)
+        if objects.forget_the_server(content):
+            if place.kind in ("Pod", "Job"):
+                self._say_forgotten(place)
+            else:
+                self.report.info(place, FORGOTTEN)
 
     def _inline(self, place: Place, content: CommentedMap, volume: Any) -> None:
         key = "iscsi" if "iscsi" in volume else "csi"
@@ -237,9 +257,10 @@ class Conversion:
         if source.read_only:
             reference["readOnly"] = True
         if name not in self._names:
-            self._say_shared(place.at(key), source)
-            self._names[name] = source
-            secret = self._secret(place.at(key), source, f"{name}-chap", namespace, made)
+            self._say_shared(place.at(key), f"PersistentVolume {name!r}", source)
+            self._names.add(name)
+            secret_name = objects.secret_name(name)
+            secret = self._secret(place.at(key), source, secret_name, namespace, made)
             capacity = self.capacity or DEFAULT_CAPACITY
             volume_object = objects.persistent_volume(source, name, namespace, capacity, secret)
             for field_name in objects.FIELD_COMMENTS:
@@ -255,7 +276,7 @@ class Conversion:
                     "another): it only matches claim and volume, the size is the LUN's",
                 )
         replace_key(volume, key, "persistentVolumeClaim", reference)
-        self._say_writers(place.at(key), content, source)
+        advice.say_writers(self.report, place.at(key), content, source)
         self._converted(place.at(key), source, made)
 
     def _default_namespace(self, place: Place, what: str) -> str:
@@ -269,53 +290,17 @@ class Conversion:
 
     # -- saying -----------------------------------------------------------------------------------
 
+    def _say_shared(self, place: Place, who: str, source: Source) -> None:
+        others = {name: other for name, other in self._units.items() if name != who}
+        advice.say_shared(self.report, place, others, source)
+        self._units[who] = source
+
     def _converted(self, place: Place, source: Source, made: list[str]) -> None:
         self.report.converted.append(Converted(place=place, source=source.kind, made=tuple(made)))
 
     def _say_forgotten(self, place: Place) -> None:
         self.report.action(
             replace(place, field=""),
-            "came from a cluster; its uid, status and the like are left out, because a volume's "
-            "source cannot be changed in place",
+            f"{FORGOTTEN}, because a volume's source cannot be changed in place",
             "keep the data (reclaim policy Retain), delete the object, and apply this one",
         )
-
-    def _say_shared(self, place: Place, source: Source) -> None:
-        for name, other in self._names.items():
-            if (other.iqn, other.lun) == (source.iqn, source.lun) and not (
-                other.read_only and source.read_only
-            ):
-                self.report.action(
-                    place,
-                    f"is the LUN of {name} too, in another namespace or with other fields, and one "
-                    "of the two writes: a node refuses to have both",
-                    "let both use one claim, or make both read-only",
-                )
-
-    def _say_writers(self, place: Place, content: Mapping[str, Any], source: Source) -> None:
-        spec = content.get("spec") or {}
-        many = content.get("kind") == "DaemonSet" or (
-            isinstance(spec.get("replicas"), int) and spec["replicas"] > 1
-        )
-        if many and not source.read_only:
-            self.report.action(
-                place,
-                "is written by several pods: on one node they share it, and a second node is "
-                "refused, where before it destroyed the file system",
-                "make it read-only, or give each pod a claim of its own (volumeClaimTemplates)",
-            )
-
-    def _say_key_names(self, place: Place, name: str) -> None:
-        self.report.info(
-            place,
-            f"Secret {name!r} may keep its keys node-db.node.session.auth.*: the driver takes them "
-            "as well as the in-tree names",
-        )
-
-
-def _foreign(spec: Any) -> bool:
-    """Whether it is a volume that is to be converted."""
-    if not isinstance(spec, Mapping):
-        return False
-    csi = spec.get("csi")
-    return spec.get("iscsi") is not None or is_csi_driver_iscsi(csi) or is_node_manual(csi)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyscsi_init.errors
-from fusefs import errors
+from fusefs import errors, volume_errors
 from fusefs.errors import ProcessUser, VolumeError, WorkerFailed
 from fusefs.spec import VolumeSpec
 from pyscsi_init.errors import IscsiError
@@ -177,7 +177,8 @@ def decode_error(values: Any, name: str) -> IscsiError | VolumeError:
         return WorkerFailed(name, "it ended with an error that it could not describe")
     message = str(values.get("message", ""))
     class_name = str(values.get("class", ""))
-    found = getattr(errors, class_name, None) or getattr(pyscsi_init.errors, class_name, None)
+    places = (errors, volume_errors, pyscsi_init.errors)
+    found = next((each for place in places if (each := getattr(place, class_name, None))), None)
     if not (isinstance(found, type) and issubclass(found, (IscsiError, VolumeError))):
         return WorkerFailed(name, f"{class_name}: {message}" if message else class_name)
     # The constructors make the text from the fields; here the text is there already.

@@ -242,9 +242,9 @@ class VolumeManager(Publishing, Restoring):
                 await self._pieces(placeholder_state(name)).remove_files()
                 return None
 
-    async def forget(self, name: str) -> bool:
-        """Forget which logical unit a volume was, and its session's ISID; whether anything was
-        known.
+    async def forget(self, name: str, *, isid: bool = True) -> bool:
+        """Forget which logical unit a volume was, and with ``isid`` its session's ISID, by which a
+        target knows a session again; whether anything was known.
 
         Raises:
             VolumeInUse: it is attached.
@@ -252,8 +252,11 @@ class VolumeManager(Publishing, Restoring):
         async with self._lock(name):
             if await host_call(self._directories.volume(name).state.exists):
                 raise VolumeInUse(name, (), reason="it is attached")
-            known = False
-            for path in (self._directories.identity(name), self._directories.isid(name)):
+            known = await host_call(
+                functools.partial(remove_file, self._directories.identity(name))
+            )
+            if isid:
+                path = self._directories.isid(name)
                 known = await host_call(functools.partial(remove_file, path)) or known
             return known
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import secrets
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +15,23 @@ import anyio
 import pytest
 
 from fusefs.cinder.connector import IscsiConnector
-from fusefs.errors import DeviceBusy, InvalidSpec, NoSuchVolume
-from pyscsi_init.errors import AuthenticationFailed, ConnectError
+from fusefs.errors import (
+    DeviceBusy,
+    InvalidSpec,
+    NameInUse,
+    NoSuchVolume,
+    WorkerFailed,
+)
+from fusefs.volume import teardown
+from fusefs.volume_errors import EndedWithLoss
+from pyscsi_init.errors import AuthenticationFailed, ConnectError, LunNotFound
 from tests.e2e.conftest import IQN, Volumes
+from tests.e2e.exported import MEBI, PASSWORD, SIZE, VOLUME_ID, Exported
 from tests.support.logs import ExpectLogs
 from tests.support.tgt import TgtServer, free_port
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
-
-MEBI = 1 << 20
-SIZE = 32 * MEBI
-USER, PASSWORD = "cinder", "cinder-secret-16"
-VOLUME_ID = "0b2f7c3e-6a51-4f0e-a8a5-5d7a2c1e9f00"
-
-
-class Exported:
-    """A LUN behind CHAP, and what Cinder would say of it."""
-
-    def __init__(self, tgt: TgtServer, disk: Path) -> None:
-        self.tgt, self.disk = tgt, disk
-        self.tid = tgt.new_target(IQN)
-        tgt.require_chap(self.tid, USER, PASSWORD)
-        tgt.add_lun(self.tid, 1, disk, size_bytes=SIZE)
-
-    def properties(self, *portals: str, **changes: Any) -> dict[str, Any]:
-        """The ``data`` of connection_info."""
-        ways = list(portals or (self.tgt.portal, self.tgt.portal6))
-        return {
-            "target_discovered": False,
-            "target_portal": ways[0],
-            "target_iqn": IQN,
-            "target_lun": 1,
-            "target_portals": ways,
-            "target_iqns": [IQN] * len(ways),
-            "target_luns": [1] * len(ways),
-            "volume_id": VOLUME_ID,
-            "auth_method": "CHAP",
-            "auth_username": USER,
-            "auth_password": PASSWORD,
-            "discovery_auth_method": "CHAP",
-            "discovery_auth_username": USER,
-            "discovery_auth_password": PASSWORD,
-            "access_mode": "rw",
-            "encrypted": False,
-            "discard": True,
-            "qos_specs": None,
-            **changes,
-        }
 
 
 @pytest.fixture
@@ -176,11 +148,15 @@ def test_one_portal_is_dead(
     assert volumes.status() == []
 
 
+@pytest.mark.parametrize("down", ["the portal", "the target", "the unit"])
 def test_a_target_for_each_portal(
-    exported: Exported, connector: IscsiConnector, expect_logs: ExpectLogs
+    exported: Exported, connector: IscsiConnector, expect_logs: ExpectLogs, down: str
 ) -> None:
-    """The first cannot be reached, so the volume is had by the other, and stays there."""
-    properties = exported.properties(f"127.0.0.1:{free_port()}", exported.tgt.portal)
+    """By the first it is not to be had, so it is had by the other, and stays there."""
+    first = f"127.0.0.1:{free_port()}" if down == "the portal" else exported.tgt.portal
+    if down == "the unit":
+        exported.tgt.new_target(f"{IQN}.a")
+    properties = exported.properties(first, exported.tgt.portal)
     properties |= {"target_iqn": f"{IQN}.a", "target_iqns": [f"{IQN}.a", IQN]}
     expect_logs("trying its next target", logger="fusefs.cinder")
     info = connector.connect_volume(properties)
@@ -204,6 +180,7 @@ def test_read_only(exported: Exported, connector: IscsiConnector) -> None:
         ({"auth_password": "another-secret-16"}, AuthenticationFailed),
         ({"auth_method": None}, AuthenticationFailed),
         ({"encrypted": True}, InvalidSpec),
+        ({"target_lun": 7, "target_luns": [7, 7]}, LunNotFound),
     ],
 )
 def test_what_cannot_be_connected_leaves_nothing(
@@ -221,16 +198,22 @@ def test_what_cannot_be_connected_leaves_nothing(
 
 
 def test_a_volume_in_use_stays(
-    exported: Exported, connector: IscsiConnector, expect_logs: ExpectLogs
+    exported: Exported,
+    connector: IscsiConnector,
+    expect_logs: ExpectLogs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expect_logs("was not disconnected", logger="fusefs.cinder")
+    """Errors are ignored where the end is forced, and nowhere else: who is told that a volume is
+    gone takes it away from this host."""
+    # Who has it open here does not go away by waiting.
+    monkeypatch.setattr(teardown, "NAMESPACE_PATIENCE_S", 0)
     properties = exported.properties()
     info = connector.connect_volume(properties)
     with Path(info["path"]).open("rb"):
-        with pytest.raises(DeviceBusy) as caught:
-            connector.disconnect_volume(properties, info)
-        assert caught.value.pids == (os.getpid(),)
-        connector.disconnect_volume(properties, info, ignore_errors=True)
+        for ignore_errors in (False, True):
+            with pytest.raises(DeviceBusy) as caught:
+                connector.disconnect_volume(properties, info, ignore_errors=ignore_errors)
+            assert caught.value.pids == (os.getpid(),)
     write(info["path"], 0, b"still there")
     with Path(info["path"]).open("rb"):
         expect_logs("is ended by force, because .* is busy", logger="fusefs.cinder")
@@ -248,3 +231,146 @@ def test_force_loses_nothing_that_can_be_written(
     connector.disconnect_volume(properties, info, force=True)
     with exported.disk.open("rb") as disk:
         assert disk.read(len(data)) == data
+
+
+def test_two_hosts_have_it_at_once(
+    exported: Exported,
+    connector: IscsiConnector,
+    volumes: Volumes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While an instance moves from one to the other: who may have a volume is Cinder's to say."""
+    other = Volumes(tmp_path / "other")
+    second = IscsiConnector(run_dir=other.run_dir, state_dir=other.state_dir)
+    monkeypatch.setenv("PYSCSI_INIT_STATE_DIR", str(tmp_path / "name1"))
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    try:
+        monkeypatch.setenv("PYSCSI_INIT_STATE_DIR", str(tmp_path / "name2"))
+        there = second.connect_volume(properties)
+        assert len({nexus.initiator for nexus in exported.tgt.sessions()}) == 2
+        write(info["path"], 0, b"from the first")
+        write(there["path"], 4096, b"from the second")
+        connector.disconnect_volume(properties, info)
+        write(there["path"], 8192, b"alone now")
+        second.disconnect_volume(properties, there)
+    finally:
+        other.end_all()
+    assert volumes.status() == []
+
+
+def test_portals_in_another_order(exported: Exported, connector: IscsiConnector) -> None:
+    """Arrays name them as they like, and the same volume again is the same volume."""
+    ways = (exported.tgt.portal, exported.tgt.portal6)
+    properties = exported.properties(*ways)
+    info = connector.connect_volume(properties)
+    assert connector.connect_volume(exported.properties(*reversed(ways))) == info
+    assert connector.connect_volume(exported.properties(ways[1])) == info
+    with pytest.raises(NameInUse, match="read_only"):
+        connector.connect_volume(exported.properties(access_mode="ro"))
+    assert len(exported.tgt.sessions()) == 1
+    connector.disconnect_volume(exported.properties(ways[1]), info)
+
+
+def test_a_volume_that_was_moved_to_another_unit(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes, tmp_path: Path
+) -> None:
+    """Cinder migrates it, and its id stays: what it was before is not held against it."""
+    properties = exported.properties()
+    connector.disconnect_volume(properties, connector.connect_volume(properties))
+    assert not list((volumes.state_dir / "identities").glob("*"))
+    exported.tgt.add_lun(exported.tid, 2, tmp_path / "moved", size_bytes=SIZE // 2)
+    moved = exported.properties(target_lun=2, target_luns=[2, 2])
+    info = connector.connect_volume(moved)
+    assert Path(info["file"]).stat().st_size == SIZE // 2
+    # Not even where nobody could say good-bye to the old one.
+    connector.disconnect_volume(moved, info, force=True)
+    connector.disconnect_volume(properties, connector.connect_volume(properties))
+
+
+def test_all_of_connection_info_will_do(exported: Exported, connector: IscsiConnector) -> None:
+    whole = {"driver_volume_type": "iscsi", "data": exported.properties()}
+    info = connector.connect_volume(whole)
+    assert connector.get_volume_paths(whole) == [info["path"]]
+    connector.disconnect_volume(whole, None)
+    assert exported.tgt.sessions() == []
+
+
+def test_without_an_id_it_is_a_volume_of_cinder_too(
+    exported: Exported, connector: IscsiConnector
+) -> None:
+    """Not every driver of Cinder tells it."""
+    properties = exported.properties()
+    del properties["volume_id"]
+    info = connector.connect_volume(properties)
+    assert connector.get_all_available_volumes() == [info["path"]]
+    connector.disconnect_volume(properties, info)
+
+
+def test_extended_under_load(exported: Exported, connector: IscsiConnector) -> None:
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    block = secrets.token_bytes(MEBI)
+    end = threading.Event()
+
+    def load() -> int:
+        rounds = 0
+        while not end.is_set():
+            write(info["path"], rounds % 8 * MEBI, block)
+            rounds += 1
+        return rounds
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        rounds = thread.submit(load)
+        try:
+            for size in (2 * SIZE, 3 * SIZE):
+                exported.tgt.grow(exported.tid, 1, size)
+                assert connector.extend_volume(properties) == size
+        finally:
+            end.set()
+        assert rounds.result() > 0
+    connector.disconnect_volume(properties, info)
+    with exported.disk.open("rb") as disk:
+        assert disk.read(MEBI) == block
+
+
+def test_the_target_is_gone_for_good(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes, expect_logs: ExpectLogs
+) -> None:
+    """In order nothing can be done; by force it ends soon, and what is lost is told."""
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    write(info["path"], 0, b"x" * 4096, sync=False)
+    exported.tgt.kill()
+    try:
+        wait_until(
+            lambda: volumes.get(info["name"]).state == "recovering", 60, "the loss of the target"
+        )
+        with pytest.raises(WorkerFailed, match="its target is away"):
+            connector.disconnect_volume(properties, info)
+        assert connector.get_volume_paths(properties) == [info["path"]]
+        expect_logs("is ended by force", logger="fusefs.cinder")
+        begin = time.monotonic()
+        with pytest.raises(EndedWithLoss, match="is gone, but not in order"):
+            connector.disconnect_volume(properties, info, force=True)
+        assert time.monotonic() - begin < 30
+    finally:
+        exported.tgt.start()
+    assert connector.get_volume_paths(properties) == []
+    connector.disconnect_volume(properties, info, force=True)
+
+
+def test_another_unit_stands_where_it_was(
+    exported: Exported, connector: IscsiConnector, volumes: Volumes
+) -> None:
+    """Nothing can be saved then, so it ends without force; but not without a word."""
+    properties = exported.properties()
+    info = connector.connect_volume(properties)
+    exported.tgt.set_lun_params(exported.tid, 1, scsi_id="another", scsi_sn="another")
+    exported.tgt.restart()
+    wait_until(lambda: volumes.get(info["name"]).failed, 60, "the other unit is found")
+    with pytest.raises(EndedWithLoss, match="had not reached the target"):
+        connector.disconnect_volume(properties, info)
+    connector.disconnect_volume(properties, info)
+    assert volumes.status() == []

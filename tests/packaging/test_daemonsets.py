@@ -343,7 +343,7 @@ def test_a_claim_has_a_volume_made_for_it(
         volume_capabilities=[node.volume("", {}, fstype="ext4").capability],
     )
     with node.data_plane("plane"), node.front_door(), node.controller() as controller:
-        client = client_of(Path(f"/proc/{controller.pid}/root/csi/csi.sock"))
+        client = client_of(Path(f"/proc/{controller.pid}/root", "csi/csi.sock"))
         made = client.call("CreateVolume", wanted).volume
         node.await_driver()
         volume = node.volume(made.volume_id, made.volume_context, fstype="ext4")

@@ -108,7 +108,9 @@ def test_the_data_plane_outlives_its_update_and_shares_no_limit(objects: list[Ob
     assert pod["hostPID"] is True
     (container,) = pod["containers"]
     assert "limits" not in container["resources"]
-    assert "livenessProbe" not in container
+    # Either would end the pod, and all volumes, for one that is long in coming over.
+    assert not {"livenessProbe", "startupProbe"} & container.keys()
+    assert "exec" in container["readinessProbe"]
     # A surge needs the old and the new pod on one node.
     assert not any(port.get("hostPort") for port in container.get("ports", []))
 
@@ -122,6 +124,7 @@ def test_mounts_reach_other_pods_from_the_front_door_alone(objects: list[Object]
         else:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         kinds = {mount.get("mountPropagation") for mount in container["volumeMounts"]}
         if "Bidirectional" in kinds:
@@ -173,10 +176,9 @@ def test_our_commands_and_their_options_exist(objects: list[Object]) -> None:
         assert command is not None
         command.make_context(name, [text.replace("$(NODE_NAME)", "node") for text in arguments])
         seen.add((name, *(a for a in arguments if a in ("--node", "--controller"))))
-        for probe in ("startupProbe", "readinessProbe"):
-            if "exec" in container.get(probe, {}):
-                program = Path(container[probe]["exec"]["command"][0]).name
-                assert program in contents.PROGRAMS | {"python3", "pyscsi-init"}
+        if "readinessProbe" in container:
+            program = Path(container["readinessProbe"]["exec"]["command"][0]).name
+            assert program in contents.PROGRAMS | {"python3", "pyscsi-init"}
     assert {("serve", "--node"), ("serve", "--controller")} < seen
 
 
@@ -242,3 +244,49 @@ def test_the_driver_takes_the_attributes_of_the_examples(file: Path) -> None:
 
     for given in attributes(file):
         assert read_attributes(given)
+
+
+def test_kubelet_has_one_directory(objects: list[Object]) -> None:
+    """Each path below it is one that kubelet gives or reads, so none differs inside."""
+    (node,) = (
+        each
+        for each in objects
+        if each["metadata"]["name"] == "pyscsi-init-node" and each["kind"] == "DaemonSet"
+    )
+    pod = node["spec"]["template"]["spec"]
+    paths = {
+        volume["name"]: volume.get("hostPath", {}).get("path", "") for volume in pod["volumes"]
+    }
+    kubelet = paths["kubelet"]
+    assert paths["socket"].startswith(f"{kubelet}/plugins/{DRIVER}")
+    assert paths["registration"] == f"{kubelet}/plugins_registry"
+    (driver, registrar, *_) = pod["containers"]
+    (mount,) = (mount for mount in driver["volumeMounts"] if mount["name"] == "kubelet")
+    assert mount["mountPath"] == kubelet
+    assert f"--kubelet-registration-path={paths['socket']}/csi.sock" in registrar["args"]
+
+
+def references(thing: Any) -> Iterator[tuple[str, str]]:
+    """Kind and name of what an object cannot do without."""
+    if isinstance(thing, dict):
+        for key, value in thing.items():
+            if key in ("secretKeyRef", "nodeStageSecretRef", "nodePublishSecretRef"):
+                yield "Secret", value["name"]
+            elif key == "claimName":
+                yield "PersistentVolumeClaim", value
+            elif key == "volumeName":
+                yield "PersistentVolume", value
+            elif key == "serviceName":
+                yield "Service", value
+            yield from references(value)
+    elif isinstance(thing, list):
+        for value in thing:
+            yield from references(value)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_brings_all_that_it_names(file: Path) -> None:
+    """But the StorageClass, which deploy/kubernetes has."""
+    there = list(yaml.safe_load_all(file.read_text()))
+    made = {(each["kind"], each["metadata"]["name"]) for each in there}
+    assert set(references(there)) <= made

@@ -123,7 +123,7 @@ def test_the_name_needs_no_more_than_the_id() -> None:
     assert volume_name({"volume_id": ID}) == f"cinder-{ID}"
     assert volume_name({"data": {"volume_id": ID, "auth_method": "CHAP"}}) == f"cinder-{ID}"
     without = {key: value for key, value in SINGLE.items() if key != "volume_id"}
-    assert volume_name(without) == f"{IQN}-lun1"
+    assert volume_name(without) == f"cinder-{IQN}-lun1"
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,10 @@ def test_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o777])
 def test_a_password_that_others_may_read_or_write(tmp_path: Path, mode: int) -> None:
-    path = write(tmp_path / "c.json", SINGLE | CHAP, mode)
-    with pytest.raises(InvalidSpec, match=rf"mode {mode:04o}\); chmod 600"):
-        load_connection(path)
+    for known in (CHAP, DISCOVERY):  # also one that is not needed here
+        path = write(tmp_path / "c.json", SINGLE | known, mode)
+        with pytest.raises(InvalidSpec, match=rf"mode {mode:04o}\); chmod 600"):
+            load_connection(path)
     assert load_connection(write(tmp_path / "c.json", SINGLE, mode)).chap is None
 
 

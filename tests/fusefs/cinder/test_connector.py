@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import pytest
 
 from fusefs.cinder import connector as ours
+from fusefs.cinder import os_brick_tables
 from fusefs.cinder.connector import IscsiConnector
 from fusefs.errors import NotAllowed
 from pyscsi_init.names import check_iscsi_name
 from tests.fusefs.cinder.os_brick_face import InitiatorConnector, ISCSIConnector, factory
 from tests.fusefs.cinder.test_connection import SINGLE
-from tests.support.source import ROOT
 
 PUBLIC = sorted(
     name
@@ -69,13 +68,47 @@ def test_it_stands_beside_the_base_class() -> None:
     made.set_root_helper("other")
 
 
-def test_the_factory_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the table that names the class of each protocol, as the how-to tells."""
-    monkeypatch.setitem(
-        factory._connector_mapping_linux, "ISCSI", "fusefs.cinder.connector.IscsiConnector"
-    )
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """os-brick's, and its own again at the end; others than iSCSI ask programs of this host."""
+    for name in [name for name in vars(factory) if name.startswith("_connector_mapping_")]:
+        monkeypatch.setattr(factory, name, dict(vars(factory)[name]))
+    asked = [f"os_brick.initiator.connectors.{name}" for name in ("base.BaseLinuxConnector",)]
+    monkeypatch.setattr(factory, "unix_connector_list", [*asked, os_brick_tables.THEIRS])
+
+
+@pytest.mark.usefixtures("tables")
+def test_the_factory_makes_it() -> None:
     made = factory.InitiatorConnector.factory("ISCSI", "sudo", use_multipath=True)
-    assert isinstance(made, IscsiConnector)
+    assert isinstance(made, ISCSIConnector)
+    for _ in range(2):
+        os_brick_tables.replace_in_os_brick()
+        for arch in (None, "x86_64", "aarch64", "s390x", "ppc64le"):
+            made = factory.InitiatorConnector.factory(
+                "ISCSI", "sudo", use_multipath=True, arch=arch
+            )
+            assert isinstance(made, IscsiConnector)
+            assert made.use_multipath
+
+
+@pytest.mark.usefixtures("tables")
+def test_os_brick_tells_our_initiator_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no open-iscsi on this host, whose file it would read."""
+    monkeypatch.setenv("PYSCSI_INIT_STATE_DIR", str(tmp_path))
+    os_brick_tables.replace_in_os_brick()
+    arguments = ("sudo", "192.0.2.1", True, False, "node7")
+    theirs = factory.get_connector_properties(*arguments)
+    assert theirs == ours.get_connector_properties(*arguments)
+
+
+@pytest.mark.usefixtures("tables")
+def test_tables_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "unix_connector_list", [])
+    with pytest.raises(NotAllowed, match="this version of os-brick has other tables"):
+        os_brick_tables.replace_in_os_brick()
+    monkeypatch.setitem(sys.modules, "os_brick.initiator.connector", None)
+    with pytest.raises(NotAllowed, match="is missing"):
+        os_brick_tables.replace_in_os_brick()
 
 
 def test_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +116,7 @@ def test_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = ours.get_connector_properties("sudo", "192.0.2.1", True, True, host="node7")
     assert check_iscsi_name(found["initiator"])
     assert (found["ip"], found["host"], found["multipath"]) == ("192.0.2.1", "node7", True)
+    assert found["enforce_multipath"] is True
     assert (found["platform"], found["os_type"]) == (os.uname().machine, "linux")
     again = ours.get_connector_properties(None, "192.0.2.1", False, False)
     assert again["initiator"] == found["initiator"]
@@ -107,21 +141,8 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: connector.connect_volume(SINGLE),
         lambda: connector.disconnect_volume(SINGLE, None),
         lambda: connector.extend_volume(SINGLE),
+        lambda: connector.get_volume_paths(SINGLE),
+        connector.get_all_available_volumes,
     ):
-        with pytest.raises(NotAllowed, match="it needs root"):
+        with pytest.raises(NotAllowed, match="it needs root; give a root_helper"):
             call()
-
-
-def test_green_threads_are_refused() -> None:
-    """In a process of its own: what eventlet patches stays patched."""
-    program = (
-        "import warnings; warnings.simplefilter('ignore')\n"
-        "import eventlet; eventlet.monkey_patch()\n"
-        "from fusefs.cinder.connector import IscsiConnector\n"
-        "IscsiConnector().get_volume_paths({'volume_id': 'x'})\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 1
-    assert "NotAllowed: cannot use a volume of Cinder in this process: eventlet" in done.stderr

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ Capture = pytest.CaptureFixture[str]
 def given(tmp_path: Path) -> Path:
     """A volume with something to say about it, and a pod."""
     file = tmp_path / "given.yaml"
-    file.write_text(volume("iscsiInterface: iser0") + "---\n" + pod())
+    file.write_text(volume("iscsiInterface: iser0") + "---\n" + pod("lun: 1"))
     return file
 
 
@@ -92,6 +94,74 @@ def test_into_a_file_that_is_nobody_elses(tmp_path: Path, capsys: Capture) -> No
     again = capsys.readouterr()
     assert again.out == out.read_text()
     assert "nothing to convert" in again.err
+
+
+def secret_volume() -> str:
+    csi = of_csi_driver_iscsi(secret=json.dumps(CLEAR), sessionCHAPAuth="true")
+    claim = {"namespace": "shop", "name": "x"}
+    spec = {"csi": csi, "claimRef": claim}
+    return json.dumps({"kind": "PersistentVolume", "metadata": {"name": "x"}, "spec": spec})
+
+
+@pytest.mark.parametrize(("text", "mode"), [(secret_volume(), 0o600), (volume(), 0o644)])
+def test_into_the_file_that_it_comes_from(
+    tmp_path: Path, capsys: Capture, text: str, mode: int
+) -> None:
+    """It keeps its mode, unless there is a Secret in it now; and a link to it stays one."""
+    file, link = tmp_path / "v.yaml", tmp_path / "link.yaml"
+    file.write_text(text)
+    file.chmod(0o644)
+    link.symlink_to(file)
+    assert run(link, "-o", link) == 0
+    assert "iscsi.pyscsi-init.io" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, file]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_cannot_be_written_is_left(
+    given: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = given.read_text()
+    monkeypatch.setattr(os, "fchmod", full)
+    assert run(given, "-o", given) != 0
+    assert "No space left" in capsys.readouterr().err
+    assert given.read_text() == before
+    assert list(given.parent.iterdir()) == [given]
+
+
+def test_into_a_pipe(given: Path, capsys: Capture) -> None:
+    reading, writing = os.pipe()
+    try:
+        assert run(given, "-o", f"/proc/self/fd/{writing}") == 0
+        assert os.read(reading, 1 << 16).decode().count("iscsi.pyscsi-init.io") == 2
+    finally:
+        os.close(reading)
+        os.close(writing)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--capacity", "lots", "capacity 'lots': is no quantity"),
+        ("--capacity", "0", "capacity '0': is no quantity"),
+        ("--capacity", "1 Gi", "is no quantity"),
+        ("--namespace", "No Way", "namespace 'No Way': is none"),
+        ("--namespace", "x" * 64, "is none"),
+    ],
+)
+def test_options_that_kubernetes_would_refuse(
+    given: Path, capsys: Capture, option: str, value: str, says: str
+) -> None:
+    assert run(given, option, value) == exit_codes.USAGE
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,6 @@ def test_it_starts_before_the_engine_and_takes_no_data_path_with_it() -> None:
     assert "network-online.target" in service["Unit"]["After"].split()
     assert service["Service"]["KillMode"] == "process"
     assert service["Service"]["Type"] == "notify"
+    assert service["Unit"]["StartLimitIntervalSec"] == "0"
     assert socket["Socket"]["ListenStream"] == "/run/docker/plugins/pyscsi-init.sock"
     assert socket["Socket"]["FileDescriptorName"] == "docker"

@@ -124,6 +124,18 @@ def test_credentials_that_cannot_be_read_are_not_shown(secret: str) -> None:
     assert PASSWORD not in str(caught.value)
 
 
+def test_credentials_that_were_not_used_are_not_used_now() -> None:
+    """Without a flag that driver did not authenticate, and a target may not know how to."""
+    reference = {"nodeStageSecretRef": {"name": "chap", "namespace": "vault"}}
+    found = volume(of_csi_driver_iscsi(reference, secret=json.dumps(CLEAR)))
+    assert [each["kind"] for each in found.objects] == ["PersistentVolume"]
+    assert "nodeStageSecretRef" not in found.csi()
+    assert PASSWORD not in found.text
+    assert found.notes() == [
+        ("action", "spec.csi.volumeAttributes.secret"), ("info", "spec.csi.nodeStageSecretRef"),
+    ]  # fmt: skip
+
+
 def test_a_secret_that_is_referred_to_stays() -> None:
     reference = {"name": "chap", "namespace": "vault"}
     found = volume(of_csi_driver_iscsi({"nodeStageSecretRef": reference}, sessionCHAPAuth="true"))

@@ -51,6 +51,29 @@ def test_access_modes_that_destroy_are_told() -> None:
     assert convert(given).notes("action") == [("action", "spec.accessModes")]
 
 
+@pytest.mark.parametrize(
+    ("modes", "level", "says"),
+    [
+        ("[ReadOnlyMany, ReadWriteOnce]", "action", "ReadOnlyMany, so no pod writes"),
+        ("[ReadWriteOnce, ReadOnlyMany]", "action", "ReadWriteOnce, so a second node is refused"),
+        ("[ReadOnlyMany]", "info", "is read-only now"),
+        ("[ReadWriteOnce]", "", ""),
+        ("[ReadWriteOncePod]", "", ""),
+    ],
+)
+def test_kubelet_tells_a_csi_driver_one_access_mode(modes: str, level: str, says: str) -> None:
+    """In-tree they only decided which claim fits."""
+    found = convert(volume().replace("accessModes:\n  - ReadWriteOnce", f"accessModes: {modes}"))
+    assert found.notes() == ([(level, "spec.accessModes")] if level else [])
+    assert not says or says in found.report.notes[0].message
+
+
+def test_read_only_of_a_persistent_volume_is_heeded_now() -> None:
+    found = convert(volume("readOnly: true"))
+    assert found.notes() == [("action", "spec.csi.readOnly")]
+    assert "was not heeded" in found.report.notes[0].message
+
+
 def test_mount_options_of_the_annotation_become_the_field() -> None:
     """CSI volumes do not heed the annotation."""
     options = "annotations: {volume.beta.kubernetes.io/mount-options: 'nodev, noexec'}"
@@ -218,6 +241,48 @@ def test_each_kind_that_makes_pods(kind: str) -> None:
     assert found.attributes()["lun"] == "3"
     path = ".".join(POD_SPECS[kind])
     assert found.report.converted[0].place.field == f"{path}.volumes[0].iscsi"
+
+
+SERVER = {"uid": "u", "resourceVersion": "5", "creationTimestamp": "2024-01-01T00:00:00Z"}
+
+
+def test_a_workload_that_came_from_a_cluster_can_be_applied_again() -> None:
+    """With its old resourceVersion it would be refused as soon as it was scaled down."""
+    given = workload("Deployment")
+    given["metadata"] |= SERVER
+    given["status"] = {"readyReplicas": 1}
+    found = convert(json.dumps(given))
+    assert found.only("Deployment")["metadata"] == {"name": "w", "namespace": "shop"}
+    assert "status" not in found.only("Deployment")
+    assert not found.notes("action")
+
+
+def test_a_job_that_came_from_a_cluster() -> None:
+    """Its template cannot be changed, and a new Job chooses its pods anew."""
+    given = workload("Job")
+    given["metadata"] |= SERVER
+    labels = {"batch.kubernetes.io/controller-uid": "u", "controller-uid": "u", "job-name": "w"}
+    given["metadata"]["labels"] = dict(labels)
+    given["spec"]["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}
+    given["spec"]["template"]["metadata"]["labels"] |= labels
+    found = convert(json.dumps(given))
+    made = found.only("Job")
+    assert made["metadata"] == {"name": "w", "namespace": "shop"}
+    assert "selector" not in made["spec"]
+    assert made["spec"]["template"]["metadata"]["labels"] == {"app": "x"}
+    assert [message.message.split(";")[0] for message in found.report.notes[1:]] == [
+        "is a Job: one that is in a cluster cannot be changed",
+        "came from a cluster",
+    ]
+
+
+def test_the_selector_that_somebody_wrote_for_a_job_stays() -> None:
+    given = workload("Job")
+    given["spec"] |= {"manualSelector": True, "selector": {"matchLabels": {"job-name": "mine"}}}
+    given["spec"]["template"]["metadata"]["labels"]["job-name"] = "mine"
+    found = convert(json.dumps(given)).only("Job")
+    assert found["spec"]["selector"] == {"matchLabels": {"job-name": "mine"}}
+    assert found["spec"]["template"]["metadata"]["labels"]["job-name"] == "mine"
 
 
 def test_writers_in_several_pods_are_told() -> None:

@@ -15,8 +15,14 @@ import click
 import pytest
 
 from fusefs.cli.app import COMMANDS, cli
+from fusefs.csi.calls import Calls
+from fusefs.csi.controller import Controller
+from fusefs.host.tgtadm import SOCKET_VARIABLE
+from fusefs.volume import pool, tgt
+from fusefs.volume.pool import PoolProvisioner
+from fusefs.volume.tgt import TgtProvisioner
 from scripts.images import contents, image
-from tests.support import requirements
+from tests.support import kustomize, requirements
 from tests.support.source import ROOT
 
 DEPLOY = ROOT / "deploy/kubernetes"
@@ -31,19 +37,19 @@ Object = dict[str, Any]
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `kubectl kustomize` makes, in a file."""
-    kubectl = requirements.require("kubectl", "kubernetes-client")
-    done = subprocess.run(
-        [kubectl, "kustomize", str(DEPLOY)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    file = tmp_path_factory.mktemp("rendered") / "all.yaml"
-    file.write_text(done.stdout)
-    return file
+    return kustomize.render(DEPLOY, tmp_path_factory.mktemp("rendered") / "all.yaml")
 
 
 @pytest.fixture(scope="module")
 def objects(rendered: Path) -> list[Object]:
     return list(yaml.safe_load_all(rendered.read_text()))
+
+
+@pytest.fixture(scope="module")
+def with_tgt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an overlay with the component for tgt."""
+    overlay = kustomize.overlay(tmp_path_factory.mktemp("overlay"), "tgt")
+    return kustomize.render(overlay, tmp_path_factory.mktemp("rendered") / "tgt.yaml")
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
@@ -74,6 +80,49 @@ def test_every_object_is_valid(rendered: Path) -> None:
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_every_example_is_valid(file: Path) -> None:
     assert validate(file) == ""
+
+
+def test_the_component_for_tgt_changes_the_controller_alone(
+    with_tgt: Path, objects: list[Object]
+) -> None:
+    """It gives it tgt's control socket and a place for files, and adds a StorageClass."""
+    assert validate(with_tgt) == ""
+    there = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    changed = {}
+    for each in yaml.safe_load_all(with_tgt.read_text()):
+        if there.get(key := (each["kind"], each["metadata"]["name"])) != each:
+            changed[key] = each
+    controller = changed.pop(("Deployment", "pyscsi-init-controller"))
+    (made,) = changed.values()
+    assert made["kind"] == "StorageClass"
+    test_every_volume_that_is_mounted_is_there_and_used([controller])
+    test_mounts_reach_other_pods_from_the_front_door_alone([*objects, controller])
+    pod = controller["spec"]["template"]["spec"]
+    (driver,) = (each for each in pod["containers"] if each["name"] == "driver")
+    paths = {mount["mountPath"]: mount["name"] for mount in driver["volumeMounts"]}
+    sources = {each["name"]: each.get("hostPath", {}).get("path") for each in pod["volumes"]}
+    directory = made["parameters"]["tgtDirectory"]
+    assert sources[paths[directory]] == directory, "one path for the controller and for tgtd"
+    (variable,) = driver["env"]
+    assert variable["name"] == SOCKET_VARIABLE
+    socket = Path(variable["value"])
+    assert sources[paths[str(socket.parent)]] == "/run/tgtd"
+    assert "tgtadm" in contents.PROGRAMS
+
+
+def test_a_provisioner_takes_the_parameters_of_each_storage_class(with_tgt: Path) -> None:
+    """All but the addresses in them, which are the reader's to write."""
+    controller = Controller(
+        [PoolProvisioner(Path("/nowhere")), TgtProvisioner(Path("/nowhere"))], Calls()
+    )
+    readers: dict[str, Any] = {"pool": pool._read_parameters, "tgt": tgt._read_parameters}
+    found = set()
+    for each in of_kind(list(yaml.safe_load_all(with_tgt.read_text())), "StorageClass"):
+        provisioner, own, labels = controller._chosen(each["parameters"])
+        found.add(provisioner.name)
+        assert readers[provisioner.name](own)
+        controller._check(labels, [])
+    assert found == set(readers)
 
 
 def test_an_invalid_object_is_found(rendered: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ the driver's own code takes."""
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -82,6 +83,23 @@ def test_every_example_is_valid(file: Path) -> None:
     assert validate(file) == ""
 
 
+def test_inline_volumes_are_there_for_who_asks_for_them_alone(
+    tmp_path: Path, objects: list[Object]
+) -> None:
+    """The component changes this one field of this one object."""
+    with_inline = kustomize.render(kustomize.overlay(tmp_path, "inline"), tmp_path / "all.yaml")
+    assert validate(with_inline) == ""
+    there = list(yaml.safe_load_all(with_inline.read_text()))
+    (driver,) = of_kind(there, "CSIDriver")
+    assert driver["spec"].pop("volumeLifecycleModes") == ["Persistent", "Ephemeral"]
+    (before,) = of_kind(copy.deepcopy(objects), "CSIDriver")
+    before["spec"].pop("volumeLifecycleModes")
+    assert driver == before
+    assert [each for each in there if each["kind"] != "CSIDriver"] == [
+        each for each in objects if each["kind"] != "CSIDriver"
+    ]
+
+
 def test_the_component_for_tgt_changes_the_controller_alone(
     with_tgt: Path, objects: list[Object]
 ) -> None:
@@ -141,7 +159,7 @@ def test_the_driver_is_what_kubelet_has_to_know(objects: list[Object]) -> None:
     spec = driver["spec"]
     assert (spec["attachRequired"], spec["podInfoOnMount"]) == (False, True)
     assert spec["fsGroupPolicy"] == "ReadWriteOnceWithFSType"
-    assert spec["volumeLifecycleModes"] == ["Persistent", "Ephemeral"]
+    assert spec["volumeLifecycleModes"] == ["Persistent"]
     (storage_class,) = of_kind(objects, "StorageClass")
     assert storage_class["provisioner"] == DRIVER
 

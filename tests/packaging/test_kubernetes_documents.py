@@ -22,9 +22,8 @@ from tests.support.source import ROOT
 yaml = pytest.importorskip("yaml", reason="the Python module yaml is not installed")
 Object = dict[str, Any]
 
-PAGES = sorted(
-    [*(ROOT / "docs/howto").glob("kubernetes-*.md"), *(ROOT / "docs/howto").glob("migrate-*.md")]
-)
+HOWTO = ROOT / "docs/howto"
+PAGES = sorted([*HOWTO.glob("kubernetes-*.md"), *HOWTO.glob("migrate-*.md")])
 TROUBLESHOOTING = HOWTO / "kubernetes-troubleshooting.md"
 BASE = "../deploy/kubernetes"
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from fusefs.spec import volume_dir_name
 from fusefs.volume.paths import make_private_directory
-from fusefs.volume.state import boot_id, write_json
+from fusefs.volume.state import boot_id, clear_unfinished, write_json
 
 log = logging.getLogger("fusefs.docker")
 
@@ -102,6 +102,7 @@ class Callers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._plugin = process_of(os.getpid())
+        clear_unfinished(directory)
         self._told: set[tuple[Path, str]] = set()
         self.begun = 0
         """How many Mounts Docker Engines have begun with this process."""

@@ -12,11 +12,9 @@ A volume that is being worked on at this moment is left alone: its lock says so.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,15 +25,16 @@ from fusefs.volume.hostcalls import host_call
 from fusefs.volume.locks import file_lock
 from fusefs.volume.paths import VolumePaths
 from fusefs.volume.pieces import Pieces
-from fusefs.volume.state import StateUnreadable, load_state, placeholder_state
+from fusefs.volume.state import (
+    StateUnreadable,
+    clear_unfinished,
+    load_state,
+    placeholder_state,
+)
 from fusefs.volume.teardown import take_down_by_force
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
-
-_WRITING_S = 60.0
-"""Nobody writes a state file for so long: a temporary one that is older has lost its writer, even
-where the process id in its name is somebody's."""
 
 
 @dataclass(slots=True)
@@ -160,10 +159,6 @@ class Restoring(VolumeAccess):
             directories.definitions,
             directories.identities,
             directories.isids,
+            directories.attached,
         ):
-            for file in directory.glob(".*.new"):
-                writer = file.name.removesuffix(".new").rpartition(".")[2]
-                with contextlib.suppress(FileNotFoundError):
-                    is_old = time.time() - file.stat().st_mtime > _WRITING_S
-                    if is_old or not Path(f"/proc/{writer}").exists():
-                        file.unlink()
+            clear_unfinished(directory)

@@ -11,8 +11,10 @@ It knows nothing of how the steps are done.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,11 @@ STATE_VERSION = 1
 PHASES = ("logging-in", "attaching", "attached", "formatting", "mounting", "mounted", "detaching")
 """In the order of a life. ``attached`` and ``mounted`` are at rest; the others are on the way, and
 a volume that is found in one of them with nobody holding its lock is a leftover."""
+
+
+_WRITING_S = 60.0
+"""Nobody writes a state file for so long: a temporary one that is older has lost its writer, even
+where the process id in its name is somebody's."""
 
 
 class StateUnreadable(Exception):
@@ -157,6 +164,16 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def clear_unfinished(directory: Path) -> None:
+    """Remove what :func:`write_json` was writing there when its writer died. Blocks."""
+    for file in directory.glob(".*.new"):
+        writer = file.name.removesuffix(".new").rpartition(".")[2]
+        with contextlib.suppress(FileNotFoundError):
+            is_old = time.time() - file.stat().st_mtime > _WRITING_S
+            if is_old or not Path(f"/proc/{writer}").exists():
+                file.unlink()
 
 
 def _sync_directory(path: Path) -> None:

@@ -13,17 +13,12 @@ from scripts.images.image import Image
 from tests.support import built
 from tests.support.dockerd import DockerEngine
 from tests.support.filesystems import fsck_is_clean, make_filesystem
+from tests.support.pods import PRIVILEGED
 from tests.support.tgt import TgtServer
 
 IQN = "iqn.2026-01.org.example:image"
 WAIT = "import signal; signal.pause()"
-RIGHTS = (
-    # What "privileged" gives that volumes need. A machine that lacks a capability itself, as this
-    # one may, cannot start a privileged container at all.
-    *("--cap-add=SYS_ADMIN", "--device-cgroup-rule=a *:* rwm", "--volume=/dev:/dev"),
-    *("--security-opt=apparmor=unconfined", "--security-opt=seccomp=unconfined"),
-    *("--security-opt=systempaths=unconfined", "--network=host"),
-)
+RIGHTS = (*PRIVILEGED, "--volume=/dev:/dev", "--network=host")
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(900)]
 

@@ -188,12 +188,19 @@ class Driver(Closing):
         self.client.close()
 
 
+class Called(Protocol):
+    """A driver, wherever it runs."""
+
+    @property
+    def client(self) -> Client: ...
+
+
 class Kubelet:
     """The paths and the calls of kubelet for one volume of a PersistentVolume."""
 
     def __init__(
         self,
-        driver: Driver,
+        driver: Called,
         volume_id: str,
         context: Mapping[str, str],
         *,
@@ -202,7 +209,12 @@ class Kubelet:
         fstype: str = "",
         flags: Sequence[str] = (),
         secrets: Mapping[str, str] | None = None,
+        root: Path | None = None,
     ) -> None:
+        """``root``: kubelet's directory, where it is not beside the driver's."""
+        if root is None:
+            assert isinstance(driver, Driver)
+            root = driver.base / "kubelet"
         self.driver = driver
         self.volume_id = volume_id
         self.context = dict(context)
@@ -216,7 +228,7 @@ class Kubelet:
         else:
             self.capability.mount.fs_type = fstype
             self.capability.mount.mount_flags.extend(flags)
-        self.root = driver.base / "kubelet"
+        self.root = root
         plugins = self.root / "plugins/kubernetes.io/csi"
         if block:
             self.staging = plugins / "volumeDevices/staging" / volume_id
@@ -231,13 +243,17 @@ class Kubelet:
             path = parent / pod
         else:
             path = self.root / "pods" / pod / "volumes/kubernetes.io~csi" / self.volume_id / "mount"
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.make_directory(path.parent)
         return path
+
+    def make_directory(self, path: Path) -> None:
+        """What kubelet makes before it calls."""
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     # -- requests ---------------------------------------------------------------------------------
 
     def stage_request(self) -> csi.NodeStageVolumeRequest:
-        self.staging.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.make_directory(self.staging)
         return csi.NodeStageVolumeRequest(
             volume_id=self.volume_id,
             staging_target_path=str(self.staging),

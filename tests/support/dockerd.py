@@ -93,6 +93,7 @@ class DockerEngine(Closing):
         # What dockerd mounts for itself, and keeps; and what podman does.
         self._mounts_of_the_engines = {mounted.mountpoint for mounted in self.namespace.mounts()}
         self._mounts_of_the_engines.add(str(self.directory / "podman/root/overlay"))
+        self._mounts_of_the_engines.add("/run/dockerd/netns/default")
 
     # -- commands -------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from fusefs.volume.state import (
     StateUnreadable,
     VolumeState,
     boot_id,
+    clear_unfinished,
     load_state,
     save_state,
     write_json,
@@ -46,6 +47,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.binds == FULL.binds
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_what_a_dead_writer_left_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
+    dead, old = tmp_path / ".a.json.999999999.new", tmp_path / f".b.json.{os.getpid()}.new"
+    living = tmp_path / f".c.json.{os.getpid()}.new"
+    for path in (dead, old, living, tmp_path / "d.json"):
+        path.touch()
+    os.utime(old, (1, 1))
+    clear_unfinished(tmp_path)
+    clear_unfinished(tmp_path / "not there")
+    assert set(os.listdir(tmp_path)) == {living.name, "d.json"}
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -122,6 +122,12 @@ class Node:
                 f"volume {name!r}: an inline volume is a filesystem",
                 remedy="use a PersistentVolume",
             )
+        if spec.take_over:
+            raise Refused(
+                Code.INVALID_ARGUMENT,
+                f"volume {name!r}: the author of a pod takes no LUN from another node (takeOver)",
+                remedy="use a PersistentVolume",
+            )
         if spec.fstype and spec.fstype not in FILESYSTEMS:
             raise Refused(
                 Code.INVALID_ARGUMENT,

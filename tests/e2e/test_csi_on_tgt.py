@@ -172,6 +172,9 @@ def test_an_inline_volume_needs_no_stage(cluster: Cluster) -> None:
         volume.unpublish("pod-1")
     assert not list(cluster.driver.state_dir.rglob("*csi-0123*"))
     assert cluster.tgt.sessions(disk.tid) == []
+    request.volume_context["takeOver"] = "true"
+    assert cluster.client.code("NodePublishVolume", request) == "INVALID_ARGUMENT"
+    del request.volume_context["takeOver"]
     request.volume_capability.mount.fs_type = "vfat"
     code, text = cluster.client.refusal("NodePublishVolume", request)
     assert (code, "one of ext4, xfs, btrfs" in text) == ("INVALID_ARGUMENT", True)

@@ -151,8 +151,9 @@ def _kernel(can: Capabilities) -> Finding:
         return Finding(
             "kernel",
             LESS,
-            f"{version} is older than 5.15: a data plane in a pod of its own cannot hand over",
-            "run the data plane and the front door on the host, or use a newer kernel",
+            f"{version} is older than 5.15: front door and data plane in pods of their own cannot "
+            "share a volume",
+            "have both in one mount namespace, such as on the host, or use a newer kernel",
         )
     return Finding("kernel", OK, version)
 

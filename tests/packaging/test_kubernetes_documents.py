@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fusefs.cli.app import COMMANDS
 from fusefs.csi.attributes import read_attributes
 from fusefs.volume import pool
 from tests.packaging.test_kubernetes import DRIVER, validate
@@ -110,6 +111,16 @@ def elsewhere(pod: Object) -> None:
         if text.startswith("--kubelet-registration-path=")
     )
     assert registration == f"{paths['socket']}/csi.sock"
+
+
+def test_every_command_that_is_shown_exists() -> None:
+    asked = 0
+    pages = [*PAGES, *(ROOT / "docs/topics").glob("kubernetes-*.md")]
+    for page in pages:
+        for name in re.findall(r"(?<!-n )\bpyscsi-init ([a-z][a-z-]+)\b", page.read_text()):
+            assert name in COMMANDS, f"{page.name}: {name}"
+            asked += 1
+    assert asked > 20
 
 
 def test_every_sentence_that_is_explained_is_one() -> None:

@@ -73,6 +73,7 @@ def release(nodes: Nodes) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_pod_that_ended_may_start_on_another_node(nodes: Nodes) -> None:
     here, there = nodes.volume(nodes.first), nodes.volume(nodes.second)
     here.stage()

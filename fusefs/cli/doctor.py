@@ -7,10 +7,11 @@ without. It changes nothing.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,9 +20,14 @@ import click
 
 from fusefs.cli import leftovers, output, runner
 from fusefs.cli.exit_codes import FAILED
+from fusefs.cli.extras import EXTRAS
 from fusefs.cli.options import common_options, json_option
 from fusefs.cli.output import Invocation
 from fusefs.host import Capabilities, Host, LinuxHost
+from fusefs.host.fuse_mount import DEVICE
+from fusefs.host.loop import CONTROL
+from fusefs.host.namespaces import NAMED
+from fusefs.host.process import CAP_SYS_ADMIN
 from fusefs.spec import FILESYSTEMS
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.paths import Directories
@@ -31,6 +37,13 @@ from pyscsi_init.transport import find_initiator_name
 
 OK, LESS, MISSING = "ok", "less", "missing"
 
+LOOP_CONFIGURE_SINCE = (5, 8)
+ONE_FUSE_IN_MANY_NAMESPACES_SINCE = (5, 15)
+
+_DEVICE_RULES = {
+    DEVICE: f"docker run --device {DEVICE}",
+    CONTROL: f"docker run --device {CONTROL} --device-cgroup-rule 'b 7:* rwm'",
+}
 _CHECKERS = {"ext4": ("mkfs.ext4", "e2fsck"), "xfs": ("mkfs.xfs",), "btrfs": ("mkfs.btrfs",)}
 _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
@@ -80,19 +93,15 @@ def look(host: Host) -> Iterator[Finding]:
     yield Finding("python", OK, f"{platform.python_version()} at {sys.executable}")
     yield from _modules()
     yield _initiator_name()
-    yield Finding("kernel", OK, can.kernel_version)
-    yield _yes("root", can.is_root, "volumes need it", "run attach and mount as root")
-    yield _yes("/dev/fuse", can.has_fuse, "there is no such device", "modprobe fuse, or pass it in")
-    yield _yes(
-        "loop devices",
-        can.has_loop,
-        "there is no /dev/loop-control",
-        "modprobe loop, or pass the devices in",
-    )
+    yield _kernel(can)
+    yield from _rights(can)
+    yield _fuse(can)
+    yield _loop(can)
     yield from _filesystems(can)
     yield from _programs(can)
     yield from _protections(can)
     yield _docker(can)
+    yield _networks(can)
 
 
 def _yes(what: str, there: bool, why: str, remedy: str, level: str = MISSING) -> Finding:
@@ -101,18 +110,14 @@ def _yes(what: str, there: bool, why: str, remedy: str, level: str = MISSING) ->
 
 def _modules() -> Iterator[Finding]:
     yield _crc32c()
-    for module, without, remedy in (
-        (
-            "uvloop",
-            "asyncio's own loop is used, which is slower",
-            "pip install 'pyscsi-init[uvloop]'",
-        ),
-        ("pyfuse3", "--fuse pyfuse3 cannot be had", "pip install 'pyscsi-init[pyfuse3]'"),
-    ):
-        if importlib.util.find_spec(module) is None:
-            yield Finding(module, LESS, f"not installed: {without}", remedy)
+    for extra in EXTRAS:
+        what = f"extra {extra.name}"
+        if lacks := extra.missing():
+            yield Finding(
+                what, LESS, f"{', '.join(lacks)} not installed: {extra.without}", extra.remedy
+            )
         else:
-            yield Finding(module, OK, importlib.metadata.version(module))
+            yield Finding(what, OK, extra.versions())
 
 
 def _crc32c() -> Finding:
@@ -135,6 +140,85 @@ def _initiator_name() -> Finding:
     if not name:
         return Finding("initiator name", OK, f"none yet: one will be made and kept in {source}")
     return Finding("initiator name", OK, f"{name} ({source})")
+
+
+def _kernel(can: Capabilities) -> Finding:
+    version = can.kernel_version
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < LOOP_CONFIGURE_SINCE:
+        return Finding("kernel", MISSING, f"{version} is older than 5.8", "use a newer kernel")
+    if numbers < ONE_FUSE_IN_MANY_NAMESPACES_SINCE:
+        return Finding(
+            "kernel",
+            LESS,
+            f"{version} is older than 5.15: front door and data plane in pods of their own cannot "
+            "share a volume",
+            "have both in one mount namespace, such as on the host, or use a newer kernel",
+        )
+    return Finding("kernel", OK, version)
+
+
+def _rights(can: Capabilities) -> Iterator[Finding]:
+    yield _yes("root", can.is_root, "volumes need it", "run attach and mount as root")
+    if can.is_root:
+        yield _yes(
+            "CAP_SYS_ADMIN",
+            bool(can.effective_capabilities >> CAP_SYS_ADMIN & 1),
+            "nothing can be mounted without it",
+            "docker run --cap-add SYS_ADMIN; in a pod: privileged: true",
+        )
+    if not can.is_initial_user:
+        yield Finding(
+            "user namespace",
+            MISSING,
+            "root here is not root of the machine, and the kernel gives it no loop devices",
+            "run it without a user namespace (in a pod: hostUsers: true), or use the library alone",
+        )
+
+
+def _fuse(can: Capabilities) -> Finding:
+    if not can.has_fuse:
+        remedy = "modprobe fuse, or pass it in"
+        return Finding(DEVICE, MISSING, "there is no such device", remedy)
+    return _opened(can, DEVICE, DEVICE) or Finding(DEVICE, OK, "yes")
+
+
+def _loop(can: Capabilities) -> Finding:
+    what = "loop devices"
+    if not can.has_loop:
+        remedy = "modprobe loop, or pass the devices in"
+        return Finding(what, MISSING, f"there is no {CONTROL}", remedy)
+    for path in sorted(can.refused_devices):
+        if path != DEVICE and (found := _opened(can, what, path)):
+            return found
+    if not can.shows_new_devices:
+        return Finding(
+            what,
+            LESS,
+            "new ones do not appear in this /dev; their nodes are made when they are needed, which "
+            "CAP_MKNOD and the device group must allow",
+            "mount the host's /dev",
+        )
+    return Finding(what, OK, "yes")
+
+
+def _opened(can: Capabilities, what: str, path: str) -> Finding | None:
+    """Why a device that is there cannot be opened; None where it can."""
+    number = can.refused_devices.get(path)
+    if number is None:
+        return None
+    found = f"{path} is there and cannot be opened: {os.strerror(number)}"
+    if number == errno.EPERM:
+        return Finding(
+            what,
+            MISSING,
+            f"{found}; the device group of this container refuses it",
+            _DEVICE_RULES.get(path, "docker run --device-cgroup-rule 'b 7:* rwm'")
+            + "; in a pod: privileged: true",
+        )
+    if number == errno.EACCES:
+        return Finding(what, MISSING, found, "run as root")
+    return Finding(what, MISSING, found, f"modprobe {'fuse' if path == DEVICE else 'loop'}")
 
 
 def _filesystems(can: Capabilities) -> Iterator[Finding]:
@@ -201,6 +285,24 @@ def _docker(can: Capabilities) -> Finding:
     return Finding(
         "Docker Engine", LESS, "none answers", "start one, if containers shall use volumes"
     )
+
+
+def _networks(can: Capabilities) -> Finding:
+    """Named network namespaces, which a pod sees only if it is given them."""
+    what = "named networks"
+    if can.named_networks is None:
+        return Finding(what, OK, f"none: there is no {NAMED}, and volumes use this network")
+    empty = [name for name, entered in can.named_networks.items() if not entered]
+    if empty:
+        return Finding(
+            what,
+            LESS,
+            f"{', '.join(empty)} in {NAMED} cannot be entered from here: the mount did not come "
+            "in, or the namespace is gone",
+            f"mount {NAMED} with propagation (docker: rslave, in a pod: HostToContainer); of one "
+            "that is gone: ip netns delete NAME",
+        )
+    return Finding(what, OK, ", ".join(can.named_networks) or "none, and volumes use this network")
 
 
 def _volumes(host: Host) -> Iterator[Finding]:

@@ -55,6 +55,8 @@ CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
             volume_errors.VolumeInUse,
             provision.ClaimInUse,
             iscsi.ReservationConflict,
+            iscsi.HeldByAnother,
+            iscsi.Unsupported,
             iscsi.ReadOnlyDevice,
             iscsi.NotABlockDevice,
             iscsi.IdentityMismatch,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 
 from fusefs.csi.errors import Code, Refused
@@ -63,6 +64,12 @@ class Identity:
                     ("/dev/loop-control", found.has_loop),
                 )
                 if not there
+            ]
+            # Seen, and refused by the device group of a container that is not privileged.
+            lacks += [
+                f"the right to open {path}"
+                for path, number in found.refused_devices.items()
+                if number == errno.EPERM
             ]
             if lacks:
                 raise Refused(

@@ -10,6 +10,7 @@ call finds what the last one did.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ from fusefs.csi.errors import Code, Refused, missing
 from fusefs.csi.secrets import read_secrets
 from fusefs.csi.wire import csi_pb2 as csi
 from fusefs.errors import NameInUse, NoSuchVolume
-from fusefs.spec import VolumeSpec
+from fusefs.spec import FILESYSTEMS, VolumeSpec
 from fusefs.volume import checks, places
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
@@ -36,6 +37,9 @@ CAPABILITIES = (
     _Type.VOLUME_CONDITION,
     _Type.SINGLE_NODE_MULTI_WRITER,
 )
+
+INLINE_OPTIONS = ("nosuid", "nodev")
+"""The author of a pod chooses whose disk it is, so nothing on it makes anybody more than he is."""
 
 
 class Node:
@@ -118,6 +122,19 @@ class Node:
                 f"volume {name!r}: an inline volume is a filesystem",
                 remedy="use a PersistentVolume",
             )
+        if spec.take_over:
+            raise Refused(
+                Code.INVALID_ARGUMENT,
+                f"volume {name!r}: the author of a pod takes no LUN from another node (takeOver)",
+                remedy="use a PersistentVolume",
+            )
+        if spec.fstype and spec.fstype not in FILESYSTEMS:
+            raise Refused(
+                Code.INVALID_ARGUMENT,
+                f"volume {name!r}: fsType {spec.fstype!r} is none of an inline volume",
+                remedy=f"one of {', '.join(FILESYSTEMS)}, or use a PersistentVolume",
+            )
+        spec = replace(spec, mount_options=(*spec.mount_options, *INLINE_OPTIONS))
 
         async def publish() -> None:
             await places.make_directory(target)

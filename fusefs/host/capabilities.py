@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from pathlib import Path
 
 from fusefs.errors import VolumeError
-from fusefs.host import fuse_mount, loop, process
+from fusefs.host import devices, fuse_mount, loop, namespaces, process
 from fusefs.host.records import Capabilities
 from fusefs.host.run import find_program
 
@@ -42,7 +41,7 @@ def look() -> Capabilities:
         is_root=os.geteuid() == 0,
         effective_capabilities=process.effective_capabilities(),
         has_fuse=fuse_mount.has_fuse(),
-        has_loop=_is_character_device(loop.CONTROL),
+        has_loop=devices.is_character_device(loop.CONTROL),
         filesystems=known_filesystems(),
         programs={name: find_program(name) for name in PROGRAMS},
         io_flusher_allowed=process.io_flusher_allowed(),
@@ -50,6 +49,10 @@ def look() -> Capabilities:
         oom_score_adj_allowed=process.oom_score_adj_allowed(),
         fuse_control_allowed=_fuse_control_allowed(),
         docker_socket=docker_socket(),
+        refused_devices=devices.refused(),
+        shows_new_devices=devices.show_new_ones(),
+        is_initial_user=namespaces.is_initial_user(),
+        named_networks=namespaces.named_networks(),
     )
 
 
@@ -77,11 +80,4 @@ def _fuse_control_allowed() -> bool:
         with fuse_mount.control_directory():
             return True
     except VolumeError:
-        return False
-
-
-def _is_character_device(path: str) -> bool:
-    try:
-        return stat.S_ISCHR(Path(path).stat().st_mode)
-    except OSError:
         return False

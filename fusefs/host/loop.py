@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ LO_FLAGS_DIRECT_IO = 16
 LOOP_MAJOR = 7
 CONTROL = "/dev/loop-control"
 MAX_BLOCK_SIZE = 65536
+NODE_MODE = 0o600
 
 # lo_device lo_inode lo_rdevice lo_offset lo_sizelimit, lo_number lo_encrypt_type
 # lo_encrypt_key_size lo_flags, lo_file_name lo_crypt_name lo_encrypt_key, lo_init (linux/loop.h)
@@ -145,6 +147,7 @@ def _free_number(control: int, file: str) -> int:
 def _open_device(number: int, read_only: bool) -> int:
     path = f"/dev/loop{number}"
     try:
+        _make_node(path, number)
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except PermissionError as fault:
         raise NotAllowed(
@@ -158,6 +161,14 @@ def _open_device(number: int, read_only: bool) -> int:
             fault.strerror or "",
             remedy="in a container, mount the host's /dev: loop device nodes appear while it runs",
         ) from fault
+
+
+def _make_node(path: str, number: int) -> None:
+    """The kernel makes the node of a new device in devtmpfs alone; the /dev of a container, or of a
+    node that is one, is often something else."""
+    if not Path(path).exists():
+        with contextlib.suppress(FileExistsError):  # of another attach, or it has just appeared
+            os.mknod(path, stat.S_IFBLK | NODE_MODE, os.makedev(LOOP_MAJOR, number))
 
 
 def _verify(

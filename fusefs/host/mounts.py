@@ -32,6 +32,9 @@ READ_ONLY_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """What keeps a filesystem from writing even its log."""
 
+ON_ERRORS = "errors="
+EXT = ("ext2", "ext3", "ext4")
+
 _SET: dict[str, int] = {
     "ro": syscalls.MS_RDONLY,
     "nosuid": syscalls.MS_NOSUID,
@@ -95,8 +98,12 @@ def split_options(options: Sequence[str]) -> tuple[int, tuple[str, ...]]:
 def mount_options(
     fstype: str, options: Sequence[str], read_only: bool
 ) -> tuple[int, tuple[str, ...]]:
-    """As :func:`split_options`, with what read-only all the way down adds."""
+    """As :func:`split_options`, with what read-only all the way down adds, and what an ext
+    filesystem does at an error: unless it is told, its superblock decides, and that may say to stop
+    the whole host (``tune2fs -e panic``)."""
     flags, data = split_options(options)
+    if fstype in EXT and not any(option.startswith(ON_ERRORS) for option in data):
+        data += (f"{ON_ERRORS}remount-ro",)
     if read_only:
         flags |= syscalls.MS_RDONLY
         data += tuple(one for one in READ_ONLY_OPTIONS.get(fstype, ()) if one not in data)

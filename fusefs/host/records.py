@@ -190,6 +190,15 @@ class Capabilities:
     fuse_control_allowed: bool = False
     docker_socket: str | None = None
     """The socket of a Docker Engine that answers a connection, or None."""
+    refused_devices: Mapping[str, int] = field(default_factory=dict)
+    """Device whose node is there -> errno of opening it."""
+    shows_new_devices: bool = True
+    """Whether a new loop device appears in this /dev by itself."""
+    is_initial_user: bool = True
+    """Whether root here is root of the machine, and not of a user namespace."""
+    named_networks: Mapping[str, bool] | None = None
+    """Network namespace that has a name -> whether it can be entered from here; None where none has
+    one."""
 
     def can_mount(self, fstype: str) -> bool:
         """Whether the running kernel lists ``fstype``; one that is a module may still load."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,11 @@ START_SECONDS = 20.0
 """For a holder to be there, and for a zygote that imports everything on a slow machine."""
 AGAIN_SECONDS = 2.0
 """A holder that was started and is not there by then has died, or ended because nobody came."""
+EXTERNAL_SECONDS = 10.0
+"""For a data plane that is another program's to see that its holder is gone and have another."""
+MISSING_SECONDS = 20.0
+"""After a wait for a data plane that did not come, for so long nobody waits for it again: one call
+of a front door asks several times."""
 FORK_SECONDS = 30.0
 END_SECONDS = 5.0
 TAKE_OVER_SECONDS = 60.0
@@ -90,6 +96,7 @@ class HolderClient:
         self._zygote = zygote
         self._silence_s = silence_s
         self.tended_by = tended_by
+        self._missing_until = 0.0
         self._may_start = bool(tended_by) or not is_external()
 
     # -- volumes ----------------------------------------------------------------------------------
@@ -321,13 +328,16 @@ class HolderClient:
 
     async def _connect(self, *, start: bool) -> socket.socket | None:
         next_start = anyio.current_time()
-        deadline = next_start + START_SECONDS
+        deadline = next_start + (START_SECONDS if self._may_start else EXTERNAL_SECONDS)
         while True:
             connection = connected(self._run)
             if connection is not None or not start:
                 return connection
             now = anyio.current_time()
+            if not self._may_start and time.monotonic() < self._missing_until:
+                raise WorkerFailed("", NO_DATA_PLANE)
             if now > deadline and not self._may_start:
+                self._missing_until = time.monotonic() + MISSING_SECONDS
                 raise WorkerFailed("", NO_DATA_PLANE)
             if now > deadline:
                 raise WorkerFailed("", f"no holder comes up; see {self._run / places.LOG_NAME}")

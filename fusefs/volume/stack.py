@@ -40,6 +40,11 @@ from pyscsi_init.secret import Chap
 log = logging.getLogger("fusefs.volume")
 T = TypeVar("T")
 
+MOUNTED_UNASKED = ("ext4", "xfs", "btrfs", "ext3", "ext2")
+"""Where no filesystem is named, the content of the LUN chooses one, and with it the code of the
+kernel that reads what may have been crafted. All others, old and rarely looked at, have to be
+named."""
+
 ATTACH_DEADLINE_S = 30.0
 """From the first SYN to a file that can be opened: whoever attaches is there and waits."""
 
@@ -196,8 +201,8 @@ class Composition(Pieces):
         probe = await self.call(self.host.probe, device.path)
         if probe.empty:
             return await self._make_the_filesystem(device)
-        wanted = spec.fstype or "a filesystem"
-        if not probe.is_filesystem or (spec.fstype and probe.fstype != spec.fstype):
+        wanted = spec.fstype or f"one of {', '.join(MOUNTED_UNASKED)}, as it names no other"
+        if not probe.is_filesystem or not _is_wanted(probe.fstype, spec.fstype):
             raise FilesystemMismatch(
                 device.path, found=probe.found or "something unknown", wanted=wanted
             )
@@ -278,6 +283,10 @@ class Composition(Pieces):
             if self._pin is not None:
                 await host_call(functools.partial(self._pin, self.state, self._content))
             await self.save(phase="mounted" if self.mountpoint else "attached")
+
+
+def _is_wanted(found: str, fstype: str) -> bool:
+    return found == fstype if fstype else found in MOUNTED_UNASKED
 
 
 def _leave_it_empty(mountpoint: str) -> None:

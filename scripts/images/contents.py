@@ -13,12 +13,15 @@ import re
 PACKAGES = (
     *("python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "util-linux", "mount"),
     "libstdc++6",  # what the wheel of protobuf is linked with
+    "tgt",  # tgtadm alone: the controller makes volumes with it on a tgt that runs elsewhere
     "base-files",
 )
 
 NOT_TAKEN = re.compile(
     r"""debconf | perl-.* | dpkg | tar         # only maintainer scripts use them
       | libicu[0-9]+                           # xfs_scrub alone, which is not kept; 36 MB
+      | perl | libperl.* | libgdbm.* | libconfig-general-perl | sg3-utils | libsgutils2.*
+      | libibverbs1 | librdmacm1 | libnl-.* | libaio1.*    # tgt's daemon and scripts, not tgtadm
     """,
     re.VERBOSE,
 )
@@ -31,6 +34,7 @@ PROGRAMS = frozenset(
         *("mke2fs", "mkfs.ext4", "e2fsck", "fsck.ext4", "resize2fs", "tune2fs"),
         *("mkfs.xfs", "xfs_repair", "xfs_growfs"),
         *("mkfs.btrfs", "btrfs"),
+        "tgtadm",
         # for whoever looks into a running container
         *("mount", "umount", "findmnt", "losetup", "lsblk", "dumpe2fs"),
     )

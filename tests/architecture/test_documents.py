@@ -87,3 +87,20 @@ def test_make_targets_that_are_told_exist() -> None:
     }
     assert told - targets == set()
     assert {"demo", "test", "lint", "bench", "soak", "clean", "venv"} <= targets
+
+
+def test_tests_that_are_told_exist() -> None:
+    """`tests/file.py::test_name`, and test files and folders by themselves."""
+    wrong = []
+    told = 0
+    for path in documents():
+        for file, name in re.findall(r"`(tests/[\w/.]+?)(?:::(\w+))?`", text_of(path)):
+            told += 1
+            place = ROOT / file
+            there = place.exists() and (not name or f"def {name}(" in text_of(place))
+            if not there:
+                wrong.append(
+                    f"{name_of(path)}: {file}::{name}" if name else f"{name_of(path)}: {file}"
+                )
+    assert not wrong, "\n".join(wrong)
+    assert told > 50

@@ -164,13 +164,20 @@ def test_an_inline_volume_needs_no_stage(cluster: Cluster) -> None:
         cluster.client.call("NodePublishVolume", request)
     place = Path(request.target_path)
     (place / "file").write_text("gone with the pod")
-    assert len(mounted_below(volume.root)) == 1
+    (mounted,) = mounted_below(volume.root)
+    assert {"nosuid", "nodev"} <= set(mounted.split()[-1].split(","))
     assert not volume.stats("pod-1").volume_condition.abnormal
     assert cluster.client.code("NodeStageVolume", volume.stage_request()) == "INVALID_ARGUMENT"
     for _ in range(2):
         volume.unpublish("pod-1")
     assert not list(cluster.driver.state_dir.rglob("*csi-0123*"))
     assert cluster.tgt.sessions(disk.tid) == []
+    request.volume_context["takeOver"] = "true"
+    assert cluster.client.code("NodePublishVolume", request) == "INVALID_ARGUMENT"
+    del request.volume_context["takeOver"]
+    request.volume_capability.mount.fs_type = "vfat"
+    code, text = cluster.client.refusal("NodePublishVolume", request)
+    assert (code, "one of ext4, xfs, btrfs" in text) == ("INVALID_ARGUMENT", True)
 
 
 def test_chap_from_the_secrets_and_nothing_of_it_anywhere(cluster: Cluster) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,13 +40,21 @@ DISKS = 3
 class DataPlaneProcess(Closing):
     """``pyscsi-init data-plane`` in a mount namespace of its own."""
 
-    def __init__(self, volumes: Volumes, directory: Path, code: Path | None = None) -> None:
+    def __init__(
+        self,
+        volumes: Volumes,
+        directory: Path,
+        code: Path | None = None,
+        mounts: MountNamespace | None = None,
+    ) -> None:
+        """``mounts``: the namespace of somebody else, who begins and ends it."""
         self._volumes = volumes
         self._directory = directory
         self._code = code or Path(str(fusefs.__path__[0])).parent
         self.ready_file = directory / "ready"
         self.output = directory / "output"
-        self._mounts = MountNamespace(run=directory / "slash-run")
+        self._own_mounts = mounts is None
+        self._mounts = mounts or MountNamespace(run=directory / "slash-run")
 
     def begin(self) -> None:
         self._directory.mkdir()
@@ -56,7 +65,8 @@ class DataPlaneProcess(Closing):
             PYTHONPATH=str(self._code),
         )
         environment.pop(DATA_PLANE_VARIABLE, None)
-        self._mounts.begin()
+        if self._own_mounts:
+            self._mounts.begin()
         command = self._mounts.command(sys.executable, "-P", "-m", "fusefs.cli", "data-plane", "-v")
         with self.output.open("wb") as stream:
             self.process = subprocess.Popen(
@@ -88,7 +98,8 @@ class DataPlaneProcess(Closing):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(30)
-        self._mounts.close()
+        if self._own_mounts:
+            self._mounts.close()
 
 
 def namespace_of(pid: int | None) -> str:
@@ -124,9 +135,14 @@ def disks(tgt: TgtServer, tmp_path: Path) -> list[str]:
 def test_without_a_data_plane_a_front_door_says_what_is_missing(
     front_door: Volumes, disks: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holder_client, "START_SECONDS", 0.5)
+    monkeypatch.setattr(holder_client, "EXTERNAL_SECONDS", 0.5)
     with pytest.raises(WorkerFailed, match="see that `pyscsi-init data-plane` runs"):
         front_door.attach(disks[0], name="v")
+    monkeypatch.setattr(holder_client, "EXTERNAL_SECONDS", PATIENCE_S)
+    began = time.monotonic()
+    with pytest.raises(WorkerFailed, match="see that"):
+        front_door.attach(disks[0], name="v")
+    assert time.monotonic() - began < PATIENCE_S / 2, "it has just waited in vain"
     assert front_door.status() == []
 
 
@@ -224,6 +240,32 @@ def test_handed_over_under_load_and_nothing_is_left_of_the_old_one(
             tgt.wait_sessions(0)
     finally:
         for load in loads:
+            load.end()
+
+
+def test_the_next_data_plane_may_come_when_the_last_one_has_ended(
+    front_door: Volumes, disks: list[str], tmp_path: Path
+) -> None:
+    """As a service of the host that is restarted: the process ends, what it held goes on, and is
+    taken over by its successor."""
+    mounts = MountNamespace(run=tmp_path / "slash-run")
+    with mounts:  # one for both, as on a host
+        first = DataPlaneProcess(front_door, tmp_path / "plane1", mounts=mounts)
+        with first:
+            first.wait_ready()
+            volume = front_door.attach(disks[0], name="v0")
+            load = Load(volume.loop)
+            until(lambda: bool(load.rounds), PATIENCE_S)
+        try:
+            assert front_door.get("v0").worker_pid == volume.worker_pid
+            with DataPlaneProcess(front_door, tmp_path / "plane2", mounts=mounts) as newer:
+                newer.wait_ready()
+                assert front_door.get("v0").worker_pid != volume.worker_pid
+                rounds = load.rounds
+                until(lambda: load.rounds > rounds, PATIENCE_S)
+                load.end()
+                assert front_door.detach("v0").clean
+        finally:
             load.end()
 
 

@@ -59,6 +59,39 @@ def test_doctor_finds_nothing_missing(engine: DockerEngine, image: Image) -> Non
     assert not [each for each in findings if each["level"] == "missing"]
 
 
+def found_by_doctor(engine: DockerEngine, image: Image, *rights: str) -> dict[str, str]:
+    """What doctor does not find in order in a container, and what it says of it."""
+    text = engine.docker("run", "--rm", *rights, image.name, "doctor", "--json", check=False)
+    findings = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    return {one["what"]: f"{one['found']}; {one['remedy']}" for one in findings if one["remedy"]}
+
+
+def test_doctor_tells_devices_that_are_there_and_refused(
+    engine: DockerEngine, image: Image
+) -> None:
+    """The nodes of the host are all there, and the container's device group admits none."""
+    rights = [text for text in RIGHTS if "device-cgroup-rule" not in text]
+    found = found_by_doctor(engine, image, *rights)
+    for what, device in (("/dev/fuse", "/dev/fuse"), ("loop devices", "/dev/loop-control")):
+        assert f"{device} is there and cannot be opened: Operation not permitted" in found[what]
+        assert f"docker run --device {device}" in found[what]
+
+
+def test_doctor_tells_a_dev_in_which_no_loop_device_will_appear(
+    engine: DockerEngine, image: Image
+) -> None:
+    """Each device by name, as the remedy above has it."""
+    devices = [f"--device=/dev/{name}" for name in ("fuse", "loop-control", "loop0")]
+    found = found_by_doctor(engine, image, "--cap-add=SYS_ADMIN", *devices)
+    assert "/dev/fuse" not in found
+    assert "new ones do not appear in this /dev" in found["loop devices"]
+
+
+def test_doctor_tells_a_container_that_may_not_mount(engine: DockerEngine, image: Image) -> None:
+    found = found_by_doctor(engine, image)
+    assert "privileged: true" in found["CAP_SYS_ADMIN"]
+
+
 @pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
 def test_a_container_mounts_a_lun(
     engine: DockerEngine, image: Image, tmp_path: Path, fstype: str

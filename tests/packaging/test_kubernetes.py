@@ -4,6 +4,7 @@ the driver's own code takes."""
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -15,8 +16,14 @@ import click
 import pytest
 
 from fusefs.cli.app import COMMANDS, cli
+from fusefs.csi.calls import Calls
+from fusefs.csi.controller import Controller
+from fusefs.host.tgtadm import SOCKET_VARIABLE
+from fusefs.volume import pool, tgt
+from fusefs.volume.pool import PoolProvisioner
+from fusefs.volume.tgt import TgtProvisioner
 from scripts.images import contents, image
-from tests.support import requirements
+from tests.support import kustomize, requirements
 from tests.support.source import ROOT
 
 DEPLOY = ROOT / "deploy/kubernetes"
@@ -31,19 +38,19 @@ Object = dict[str, Any]
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `kubectl kustomize` makes, in a file."""
-    kubectl = requirements.require("kubectl", "kubernetes-client")
-    done = subprocess.run(
-        [kubectl, "kustomize", str(DEPLOY)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    file = tmp_path_factory.mktemp("rendered") / "all.yaml"
-    file.write_text(done.stdout)
-    return file
+    return kustomize.render(DEPLOY, tmp_path_factory.mktemp("rendered") / "all.yaml")
 
 
 @pytest.fixture(scope="module")
 def objects(rendered: Path) -> list[Object]:
     return list(yaml.safe_load_all(rendered.read_text()))
+
+
+@pytest.fixture(scope="module")
+def with_tgt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an overlay with the component for tgt."""
+    overlay = kustomize.overlay(tmp_path_factory.mktemp("overlay"), "tgt")
+    return kustomize.render(overlay, tmp_path_factory.mktemp("rendered") / "tgt.yaml")
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
@@ -76,6 +83,66 @@ def test_every_example_is_valid(file: Path) -> None:
     assert validate(file) == ""
 
 
+def test_inline_volumes_are_there_for_who_asks_for_them_alone(
+    tmp_path: Path, objects: list[Object]
+) -> None:
+    """The component changes this one field of this one object."""
+    with_inline = kustomize.render(kustomize.overlay(tmp_path, "inline"), tmp_path / "all.yaml")
+    assert validate(with_inline) == ""
+    there = list(yaml.safe_load_all(with_inline.read_text()))
+    (driver,) = of_kind(there, "CSIDriver")
+    assert driver["spec"].pop("volumeLifecycleModes") == ["Persistent", "Ephemeral"]
+    (before,) = of_kind(copy.deepcopy(objects), "CSIDriver")
+    before["spec"].pop("volumeLifecycleModes")
+    assert driver == before
+    assert [each for each in there if each["kind"] != "CSIDriver"] == [
+        each for each in objects if each["kind"] != "CSIDriver"
+    ]
+
+
+def test_the_component_for_tgt_changes_the_controller_alone(
+    with_tgt: Path, objects: list[Object]
+) -> None:
+    """It gives it tgt's control socket and a place for files, and adds a StorageClass."""
+    assert validate(with_tgt) == ""
+    there = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    changed = {}
+    for each in yaml.safe_load_all(with_tgt.read_text()):
+        if there.get(key := (each["kind"], each["metadata"]["name"])) != each:
+            changed[key] = each
+    controller = changed.pop(("Deployment", "pyscsi-init-controller"))
+    (made,) = changed.values()
+    assert made["kind"] == "StorageClass"
+    test_every_volume_that_is_mounted_is_there_and_used([controller])
+    test_mounts_reach_other_pods_from_the_front_door_alone([*objects, controller])
+    pod = controller["spec"]["template"]["spec"]
+    (driver,) = (each for each in pod["containers"] if each["name"] == "driver")
+    paths = {mount["mountPath"]: mount["name"] for mount in driver["volumeMounts"]}
+    sources = {each["name"]: each.get("hostPath", {}).get("path") for each in pod["volumes"]}
+    directory = made["parameters"]["tgtDirectory"]
+    assert sources[paths[directory]] == directory, "one path for the controller and for tgtd"
+    (variable,) = driver["env"]
+    assert variable["name"] == SOCKET_VARIABLE
+    socket = Path(variable["value"])
+    assert sources[paths[str(socket.parent)]] == "/run/tgtd"
+    assert "tgtadm" in contents.PROGRAMS
+
+
+def test_a_provisioner_takes_the_parameters_of_each_storage_class(with_tgt: Path) -> None:
+    """All but the addresses in them, which are the reader's to write."""
+    controller = Controller(
+        [PoolProvisioner(Path("/nowhere")), TgtProvisioner(Path("/nowhere"))], Calls()
+    )
+    readers: dict[str, Any] = {"pool": pool._read_parameters, "tgt": tgt._read_parameters}
+    found = set()
+    for each in of_kind(list(yaml.safe_load_all(with_tgt.read_text())), "StorageClass"):
+        provisioner, own, labels = controller._chosen(each["parameters"])
+        found.add(provisioner.name)
+        assert readers[provisioner.name](own)
+        controller._check(labels, [])
+    assert found == set(readers)
+
+
 def test_an_invalid_object_is_found(rendered: Path, tmp_path: Path) -> None:
     """A misspelt field, which the API server would drop in silence."""
     wrong = tmp_path / "wrong.yaml"
@@ -92,7 +159,7 @@ def test_the_driver_is_what_kubelet_has_to_know(objects: list[Object]) -> None:
     spec = driver["spec"]
     assert (spec["attachRequired"], spec["podInfoOnMount"]) == (False, True)
     assert spec["fsGroupPolicy"] == "ReadWriteOnceWithFSType"
-    assert spec["volumeLifecycleModes"] == ["Persistent", "Ephemeral"]
+    assert spec["volumeLifecycleModes"] == ["Persistent"]
     (storage_class,) = of_kind(objects, "StorageClass")
     assert storage_class["provisioner"] == DRIVER
 

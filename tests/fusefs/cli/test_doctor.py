@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +19,11 @@ from typing import Any
 import pytest
 
 from fusefs.cli import doctor, leftovers
+from fusefs.cli.extras import EXTRAS
 from fusefs.host import Capabilities, FakeHost, LinuxHost
 from tests.fusefs.cli.harness import MEBI, Cli
-from tests.support.requirements import require_module
+from tests.support.requirements import require, require_module
+from tests.support.source import ROOT
 from tests.support.tgt import TgtServer
 
 ALL = Capabilities(
@@ -37,6 +44,11 @@ ALL = Capabilities(
 )
 
 
+def refused(device: str, number: int) -> dict[str, Any]:
+    """A device that is there and cannot be opened."""
+    return {"refused_devices": {device: number}}
+
+
 class Shown(FakeHost):
     """A host with these capabilities."""
 
@@ -54,7 +66,8 @@ def findings(**changes: Any) -> dict[str, doctor.Finding]:
 
 def test_a_host_that_has_everything() -> None:
     worse = [one.what for one in findings().values() if one.level != doctor.OK]
-    assert set(worse) <= {"uvloop", "pyfuse3", "crc32c"}  # what this very Python lacks
+    lacks = {"crc32c", *(f"extra {extra.name}" for extra in EXTRAS)}
+    assert set(worse) <= lacks  # of this very Python
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,17 @@ def test_a_host_that_has_everything() -> None:
         ({"oom_score_adj_allowed": False}, "oom_score_adj", doctor.LESS, "CAP_SYS_RESOURCE"),
         ({"fuse_control_allowed": False}, "FUSE control", doctor.LESS, "root"),
         ({"docker_socket": None}, "Docker Engine", doctor.LESS, "start"),
+        ({"kernel_version": "5.4.0-1"}, "kernel", doctor.MISSING, "newer"),
+        ({"kernel_version": "5.10.0-8-amd64"}, "kernel", doctor.LESS, "on the host"),
+        ({"effective_capabilities": 0}, "CAP_SYS_ADMIN", doctor.MISSING, "--cap-add SYS_ADMIN"),
+        ({"is_initial_user": False}, "user namespace", doctor.MISSING, "hostUsers: true"),
+        (refused("/dev/fuse", errno.EPERM), "/dev/fuse", doctor.MISSING, "--device /dev/fuse"),
+        (refused("/dev/fuse", errno.ENODEV), "/dev/fuse", doctor.MISSING, "modprobe fuse"),
+        (refused("/dev/loop-control", errno.EACCES), "loop devices", doctor.MISSING, "as root"),
+        (refused("/dev/loop3", errno.EPERM), "loop devices", doctor.MISSING, "'b 7:* rwm'"),
+        (refused("/dev/loop3", errno.ENXIO), "loop devices", doctor.MISSING, "modprobe loop"),
+        ({"shows_new_devices": False}, "loop devices", doctor.LESS, "host's /dev"),
+        ({"named_networks": {"a": False}}, "named networks", doctor.LESS, "HostToContainer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -82,6 +106,76 @@ def test_what_is_missing_is_told(
     found = findings(**changes)[what]
     assert found.level == level
     assert remedy in found.remedy
+
+
+def test_each_extra_is_told_by_its_own_name() -> None:
+    """The table is that of pyproject.toml, and the modules are those of the distributions."""
+    text = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = text["project"]["optional-dependencies"]
+    told = {extra.name: set(extra.modules) for extra in EXTRAS}
+    assert told == {
+        name: {re.match(r"[\w.-]+", each)[0] for each in lines}  # type: ignore[index]
+        for name, lines in extras.items()
+    }
+    modules = importlib.metadata.packages_distributions()
+    for extra in EXTRAS:
+        for distribution, module in extra.modules.items():
+            if distribution not in extra.missing():
+                names = {name.lower() for name in modules[module.partition(".")[0]]}
+                assert distribution in names
+
+
+def test_an_extra_that_is_not_installed_is_told(cli: Cli, tmp_path: Path) -> None:
+    """A Python that cannot import it: each of its modules is looked for in vain."""
+    blind = tmp_path / "sitecustomize.py"
+    blind.write_text(
+        "import sys\n"
+        "class Blind:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('uvicorn', 'google', 'ruamel'):\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Blind())\n"
+    )
+    cli.environment["PYTHONPATH"] = os.pathsep.join(
+        [str(tmp_path), cli.environment.get("PYTHONPATH", "")]
+    )
+    found = {one["what"]: one for one in cli("doctor", "--json").json}
+    assert found["extra docker"]["found"].startswith("uvicorn not installed: ")
+    assert found["extra csi"]["found"].startswith("protobuf, ruamel.yaml not installed: ")
+    assert found["extra csi"]["remedy"] == "pip install 'pyscsi-init[csi]'"
+    assert cli("doctor").status == int(any(one["level"] == "missing" for one in found.values()))
+
+
+@pytest.mark.root
+def test_root_of_a_user_namespace_is_told(cli: Cli) -> None:
+    within = ("unshare", "--user", "--map-root-user")
+    (found,) = (one for one in doctor_within(cli, *within) if one["what"] == "user namespace")
+    assert found["level"] == "missing"
+
+
+@pytest.mark.root
+def test_networks_whose_mount_did_not_come_in_are_told(cli: Cli) -> None:
+    """What a container sees of a namespace that was named after it had started: an empty file."""
+    here = "mkdir -p /run/netns; mount -t tmpfs none /run/netns; touch /run/netns/one; "
+    here += "touch /run/netns/two; mount --bind /proc/self/ns/net /run/netns/two; "
+    within = ("unshare", "--mount", "sh", "-ec", here + '"$@"', "sh")
+    (found,) = (one for one in doctor_within(cli, *within) if one["what"] == "named networks")
+    assert found["found"].startswith("one in /run/netns cannot be entered")
+
+
+def doctor_within(cli: Cli, *command: str) -> Any:
+    """What doctor finds where ``command`` starts it."""
+    program = require(command[0])
+    done = subprocess.run(
+        [program, *command[1:], sys.executable, "-m", "fusefs.cli", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        env={**cli.environment, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_on_this_host(cli: Cli) -> None:

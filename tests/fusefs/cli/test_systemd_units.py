@@ -7,13 +7,17 @@ import configparser
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from fusefs.cli.app import cli
+from fusefs.csi.identity import DRIVER_NAME
 from tests.support.requirements import require
 from tests.support.source import ROOT
 
 UNITS = ROOT / "deploy" / "systemd"
 PROGRAM = "/usr/local/bin/pyscsi-init"
+CSI, DATA_PLANE = "pyscsi-init-csi.service", "pyscsi-init-data-plane.service"
 SERVICE, SOCKET = "pyscsi-init-docker.service", "pyscsi-init-docker.socket"
 
 
@@ -40,8 +44,9 @@ def units(tmp_path: Path) -> Path:
     """The units, with a program that is there."""
     for file in UNITS.iterdir():
         (tmp_path / file.name).write_text(file.read_text().replace(PROGRAM, "/bin/true"))
-    # The engine's unit, so that an order that runs in circles would be found.
-    (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
+    # The units of those who use volumes, so that an order that runs in circles would be found.
+    for other in ("docker.service", "kubelet.service"):
+        (tmp_path / other).write_text("[Service]\nExecStart=/bin/true\n")
     return tmp_path
 
 
@@ -66,3 +71,16 @@ def test_it_starts_before_the_engine_and_takes_no_data_path_with_it() -> None:
     assert service["Unit"]["StartLimitIntervalSec"] == "0"
     assert socket["Socket"]["ListenStream"] == "/run/docker/plugins/pyscsi-init.sock"
     assert socket["Socket"]["FileDescriptorName"] == "docker"
+
+
+def test_what_kubelet_needs_is_there_before_it_and_outlives_its_end() -> None:
+    for name in (CSI, DATA_PLANE):
+        service = unit(name)
+        assert service["Unit"]["Before"] == "kubelet.service"
+        assert service["Service"]["KillMode"] == "process"
+        program, *arguments = service["Service"]["ExecStart"].replace("\\\n", " ").split()
+        assert program == PROGRAM
+        command = cli.get_command(click.Context(cli), arguments[0])
+        assert command is not None
+        command.make_context(arguments[0], arguments[1:])
+    assert f"plugins/{DRIVER_NAME}/csi.sock" in unit(CSI)["Service"]["ExecStart"]

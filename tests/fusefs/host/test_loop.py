@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fusefs.errors import CallFailed, DeviceBusy, LoopFailed
 from fusefs.host import LinuxHost, LoopDevice
 from fusefs.host import loop as loop_module
 from tests.fusefs.host.conftest import MIB, MakeDevice, MakeImage
+from tests.support.source import ROOT
 
 pytestmark = pytest.mark.root
 
@@ -237,3 +240,35 @@ def test_the_layout_is_the_kernel_headers() -> None:
     # linux/loop.h: sizeof(struct loop_info64) and sizeof(struct loop_config).
     assert loop_module._INFO.size == 232
     assert loop_module._CONFIG.size == 304
+
+
+WITHOUT_NODES = """
+import os, stat, subprocess, sys
+from fusefs.host import LinuxHost
+subprocess.run(["mount", "-t", "tmpfs", "none", "/dev"], check=True)
+os.mknod("/dev/loop-control", stat.S_IFCHR | 0o600, os.makedev(10, 237))
+host = LinuxHost()
+device = host.loop_attach(sys.argv[1], block_size=512)
+try:
+    found = os.stat(device.path)
+    assert stat.S_ISBLK(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o600, found
+    with open(device.path, "rb") as opened:
+        print(opened.read(7).decode())
+finally:
+    host.loop_detach(device)
+"""
+
+
+def test_a_dev_to_which_the_kernel_adds_no_nodes(make_image: MakeImage) -> None:
+    """The /dev of a container, or of a cluster's node that is a container."""
+    image = make_image(1)
+    Path(image).write_bytes(b"content" + bytes(MIB - 7))
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", WITHOUT_NODES, image],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "content\n", done.stderr

@@ -35,8 +35,29 @@ def test_options_that_are_another_operation_are_refused(option: str) -> None:
 def test_read_only_all_the_way(fstype: str) -> None:
     flags, data = mount_options(fstype, ["noatime"], read_only=True)
     assert flags & syscalls.MS_RDONLY
-    assert data == READ_ONLY_OPTIONS.get(fstype, ())
-    assert mount_options(fstype, ["ro"], read_only=False)[1] == ()
+    errors = ("errors=remount-ro",) if fstype == "ext4" else ()
+    assert data == errors + READ_ONLY_OPTIONS.get(fstype, ())
+    assert mount_options(fstype, ["ro"], read_only=False)[1] == errors
+    assert mount_options(fstype, ["errors=continue"], read_only=False)[1] == ("errors=continue",)
+
+
+@pytest.mark.root
+def test_a_superblock_does_not_stop_the_host(
+    host: LinuxHost, make_image: MakeImage, directory: str
+) -> None:
+    """It says what the kernel does at an error, and whoever made the disk may have written panic.
+    An option that says what the superblock says is not shown."""
+    image = make_image(16, "mkfs.ext4", "-q", "-F")
+    subprocess.run(["tune2fs", "-e", "panic", image], check=True, capture_output=True)
+    device = host.loop_attach(image, block_size=512)
+    try:
+        host.mount(device.path, directory, "ext4")
+        entry = mountinfo.find(directory)
+        assert entry is not None
+        assert "errors=remount-ro" in entry.super_options
+        host.umount(directory)
+    finally:
+        host.loop_detach(device)
 
 
 @pytest.mark.root

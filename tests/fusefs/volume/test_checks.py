@@ -58,6 +58,7 @@ async def test_what_lies_on_the_lun_decides(bench: Bench) -> None:
         ({}, {"read_only": True}, UnformattedReadOnly),
         ({"fstype": "xfs"}, {"fstype": "ext4"}, FilesystemMismatch),
         ({"fstype": "xfs"}, {"fstype": "ext4", "format_if_blank": True}, FilesystemMismatch),
+        ({"fstype": "vfat"}, {}, FilesystemMismatch),
         ({"first_nonzero": 4096}, {"format_if_blank": True}, NotBlank),
         (
             {"signatures": (Signature("LVM2_member", "raid", 536),)},
@@ -75,6 +76,14 @@ async def test_what_lies_on_the_lun_decides(bench: Bench) -> None:
         assert "mkfs" not in bench.host.steps
         assert "mount" not in bench.host.steps
         bench.assert_nothing_left()
+
+
+async def test_a_filesystem_that_is_rarely_read_has_to_be_named(bench: Bench) -> None:
+    bench.host.content(bench.file("data")).fstype = "vfat"
+    with pytest.raises(FilesystemMismatch, match="one of ext4, xfs, btrfs, ext3, ext2"):
+        await bench.manager.mount(bench.spec(), bench.mountpoint)
+    await bench.manager.mount(bench.spec(fstype="vfat"), bench.mountpoint)
+    assert "mount" in bench.host.steps
 
 
 async def test_a_directory_that_cannot_be_mounted_on_is_refused_before_the_login(

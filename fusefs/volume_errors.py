@@ -6,6 +6,8 @@ They hang in the tree of ``fusefs.errors``::
 
     VolumeError
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
+    ├── AlreadyServed          another process serves here (front doors)
+    ├── PlaceTaken             where it was, or wants to be, stands something that is not its own
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
@@ -30,6 +32,21 @@ class VolumeInUse(VolumeError):
         who = reason or f"used by {', '.join(users[:_SHOWN])}{more}"
         super().__init__(
             f"volume {name!r} is in use: {who}", remedy="end what uses it, then remove it"
+        )
+
+
+class AlreadyServed(VolumeError):
+    """Another process serves here already."""
+
+
+class PlaceTaken(VolumeError):
+    """Something stands at a place that is not the volume's, so it is left alone."""
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        self.what = what
+        super().__init__(
+            f"at {path} {what}, and that is not the volume's", remedy="take it away from there"
         )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from dataclasses import dataclass
 
 from fusefs.errors import CallFailed, NoSuchVolume, Timeout
+from fusefs.host import Host
 from fusefs.host.blocking import bounded
 from fusefs.volume.checks import resolve_parent
 from fusefs.volume.hostcalls import host_call
@@ -15,6 +17,10 @@ from fusefs.volume.status import VolumeStatus
 
 ASK_SECONDS = 3.0
 """A filesystem answers from memory; one that does not waits for its target."""
+
+_unanswered: dict[str, threading.Event] = {}
+"""Places that a thread waits for, set when it does no more: one thread is enough, however often and
+however long somebody asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,7 @@ async def places_of(volume: VolumeStatus, path: str) -> str:
     return place
 
 
-async def usage(volume: VolumeStatus, path: str) -> Usage:
+async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
     """How full ``volume`` is, seen at ``path``, a directory or device of it.
 
     Raises:
@@ -54,10 +60,24 @@ async def usage(volume: VolumeStatus, path: str) -> Usage:
     place = await places_of(volume, path)
     if not volume.mountpoint:
         return Usage(size_bytes=volume.size_bytes, device=True)
-    ask = functools.partial(os.statvfs, place)
+    if not any(entry.mountpoint == place for entry in host.mounts()):
+        return Usage(size_bytes=volume.size_bytes, unknown=f"it is not mounted on {place} any more")
+    if place in _unanswered and not _unanswered[place].is_set():
+        return Usage(size_bytes=volume.size_bytes, unknown=f"statvfs {place} has no answer yet")
+    over = threading.Event()
+
+    def ask() -> os.statvfs_result:
+        try:
+            return os.statvfs(place)
+        finally:
+            over.set()
+
     try:
         found = await host_call(lambda: bounded(f"statvfs {place}", ASK_SECONDS, ask))
-    except (Timeout, OSError, CallFailed) as error:
+    except Timeout as error:
+        _unanswered[place] = over
+        return Usage(size_bytes=volume.size_bytes, unknown=str(error))
+    except (OSError, CallFailed) as error:
         return Usage(size_bytes=volume.size_bytes, unknown=str(error))
     return Usage(
         size_bytes=found.f_blocks * found.f_frsize,

@@ -59,6 +59,7 @@ CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
             volume_errors.PlaceTaken,
             volume_errors.VolumeInUse,
             provision.ClaimInUse,
+            provision.LunLost,
             iscsi.ReservationConflict,
             iscsi.ReadOnlyDevice,
             iscsi.NotABlockDevice,

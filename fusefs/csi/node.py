@@ -141,6 +141,12 @@ class Node:
                 f"volume {name!r}: an inline volume is a filesystem",
                 remedy="use a PersistentVolume",
             )
+        if spec.take_over:
+            raise Refused(
+                Code.INVALID_ARGUMENT,
+                f"volume {name!r}: the author of a pod takes no LUN from another node (takeOver)",
+                remedy="use a PersistentVolume",
+            )
 
         async def publish() -> None:
             made = await places.make_directory(target)
@@ -179,6 +185,12 @@ class Node:
                 Code.FAILED_PRECONDITION,
                 f"volume {name!r} is not staged at {staging}, but at {volume.mountpoint}",
                 remedy="publish it from there",
+            )
+        if volume.mountpoint and volume.mountpoint not in self._mounted():
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                f"volume {name!r} is not mounted at {staging} any more",
+                remedy="stage it again",
             )
         place = await places.resolve(target)
         others = [bind for bind in volume.binds if bind.directory != place]
@@ -267,8 +279,11 @@ class Node:
 
     def _published(self, volume: VolumeStatus) -> list[str]:
         """Where it still is."""
-        mounted = {entry.mountpoint for entry in self._manager.host.mounts()}
+        mounted = self._mounted()
         return [bind.directory for bind in volume.binds if bind.directory in mounted]
+
+    def _mounted(self) -> set[str]:
+        return {entry.mountpoint for entry in self._manager.host.mounts()}
 
     async def _look(self, name: str) -> VolumeStatus | None:
         try:

@@ -62,7 +62,8 @@ async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
         return Usage(size_bytes=volume.size_bytes, device=True)
     if not any(entry.mountpoint == place for entry in host.mounts()):
         return Usage(size_bytes=volume.size_bytes, unknown=f"it is not mounted on {place} any more")
-    if place in _unanswered and not _unanswered[place].is_set():
+    if (earlier := _unanswered.pop(place, None)) is not None and not earlier.is_set():
+        _unanswered[place] = earlier
         return Usage(size_bytes=volume.size_bytes, unknown=f"statvfs {place} has no answer yet")
     over = threading.Event()
 

@@ -6,6 +6,7 @@ not ours stays, what is ours is neither lost nor left behind.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import time
@@ -20,7 +21,7 @@ from fusefs.volume.teardown import FORCED_SYNC_SECONDS
 from tests.support.csi_cluster import MEBI, Cluster, cluster, running_cluster
 from tests.support.csi_driver import Kubelet, Mode, failure, states
 from tests.support.direct_io import until
-from tests.support.filesystems import fsck_is_clean
+from tests.support.filesystems import fsck_is_clean, make_filesystem
 from tests.support.tgt import TgtServer
 
 __all__ = ["cluster", "running_cluster"]
@@ -30,6 +31,10 @@ pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
 def umount(path: Path) -> None:
     subprocess.run(["umount", str(path)], check=True)
+
+
+def sync(file: Path) -> None:
+    subprocess.run(["sync", str(file)], check=True)
 
 
 def elsewhere_of(
@@ -58,6 +63,10 @@ def refuse_links(volume: Kubelet) -> None:
 def test_places_that_are_not_the_volumes(cluster: Cluster) -> None:
     disk = cluster.new_disk()
     volume = Kubelet(cluster.driver, f"owner-{disk.tid}", disk.context)
+    # An id that is no file name; kubelet's paths are another affair.
+    target = volume.target("pod-1")
+    volume.target = lambda _pod: target  # type: ignore[method-assign]
+    volume.volume_id = "a/../../Ünï/" + "ö" * 50
     refuse_links(volume)
     volume.stage()
     elsewhere = volume.publish_request("pod-1")
@@ -112,23 +121,10 @@ def test_unpublish_leaves_what_somebody_put_there(cluster: Cluster) -> None:
     assert not directory.exists()
 
 
-def test_ids_that_are_no_file_names(cluster: Cluster) -> None:
-    for name in ("a/../../Ünï/" + "ö" * 50, ".."):
-        disk = cluster.new_disk()
-        volume = Kubelet(cluster.driver, f"plain-{disk.tid}", disk.context)
-        stage, target = volume.stage_request(), volume.target("pod-1")
-        stage.volume_id = volume.volume_id = name
-        cluster.client.call("NodeStageVolume", stage)
-        publish = volume.publish_request("pod-1")
-        publish.staging_target_path, publish.target_path = str(volume.staging), str(target)
-        cluster.client.call("NodePublishVolume", publish)
-        assert target.is_mount()
-        unpublish = volume.unpublish_request("pod-1")
-        unpublish.target_path = str(target)
-        cluster.client.call("NodeUnpublishVolume", unpublish)
-        volume.unstage()
+def test_ids_and_paths_that_cannot_be(cluster: Cluster) -> None:
+    disk = cluster.new_disk()
+    stage = Kubelet(cluster.driver, f"plain-{disk.tid}", disk.context).stage_request()
     for name in ("a\nb", "x" * 256):
-        volume.volume_id = name
         stage.volume_id = name
         assert cluster.client.code("NodeStageVolume", stage) == "INVALID_ARGUMENT"
     stage.volume_id, stage.staging_target_path = "zero", "/tmp/\0"
@@ -190,6 +186,10 @@ def test_an_inline_volume_that_does_not_come(cluster: Cluster) -> None:
     assert not volume.target("pod-1").exists()
     assert states(cluster.driver) == []
     volume.unpublish("pod-1")
+    volume.context = {**context, "lun": "1", "takeOver": "true"}
+    code, text = cluster.client.refusal("NodePublishVolume", volume.publish_request("pod-1"))
+    assert (code, "takeOver" in text) == ("INVALID_ARGUMENT", True)
+    assert not volume.target("pod-1").exists()
 
 
 def test_a_bind_that_somebody_unmounted(cluster: Cluster) -> None:
@@ -266,3 +266,57 @@ def test_a_silent_target_holds_up_no_other_volume(cluster: Cluster) -> None:
 
 def is_unstaged(volume: Kubelet) -> bool:
     return volume.driver.client.code("NodeUnstageVolume", volume.unstage_request()) == "OK"
+
+
+def test_a_volume_that_has_failed_for_good_is_staged_anew(cluster: Cluster, tmp_path: Path) -> None:
+    """Another disk answered in its place. When the right one is back a stage is enough, as soon as
+    no pod has the volume."""
+    wrong = tmp_path / "wrong"
+    wrong.touch()
+    os.truncate(wrong, 64 * MEBI)
+    make_filesystem("ext4", wrong)
+    with TgtServer() as tgt:
+        disk = Cluster(tgt, cluster.driver).new_disk()
+        volume = Kubelet(cluster.driver, "replaced", disk.context)
+        volume.stage()
+        file = volume.publish("pod-1") / "file"
+        file.write_text("kept")
+        sync(file)
+        tgt.kill()
+        with TgtServer(port=tgt.port) as other:
+            tid = other.new_target(disk.context["iqn"])
+            other.add_lun(tid, 1, wrong)
+            until(lambda: "failed" in volume.stats("pod-1").volume_condition.message, 60)
+        tgt.start()
+        client = cluster.client
+        code, text = client.refusal("NodePublishVolume", volume.publish_request("pod-2"))
+        assert (code, "has failed" in text) == ("FAILED_PRECONDITION", True), text
+        assert client.code("NodeStageVolume", volume.stage_request()) == "UNAVAILABLE"
+        volume.unpublish("pod-1")
+        volume.stage()
+        assert (volume.publish("pod-1") / "file").read_text() == "kept"
+        volume.unpublish("pod-1")
+        volume.unstage()
+
+
+@pytest.mark.soak
+def test_a_node_that_was_rebooted(cluster: Cluster) -> None:
+    """Mounts and processes are gone, and the run directory was kept: each call finds its way."""
+    disk = cluster.new_disk()
+    volume = Kubelet(cluster.driver, f"rebooted-{disk.tid}", disk.context)
+    volume.stage()
+    (volume.publish("pod-1") / "file").write_text("kept")
+    umount(volume.target("pod-1"))
+    umount(volume.staging)
+    state = next((cluster.driver.run_dir / "volumes").glob("*/state.json"))
+    values = json.loads(state.read_text())
+    state.write_text(json.dumps({**values, "boot_id": "another"}))
+    code, _ = cluster.client.refusal("NodePublishVolume", volume.publish_request("pod-1"))
+    assert code == "FAILED_PRECONDITION"
+    assert volume.stats("pod-1").volume_condition.abnormal
+    volume.unpublish("pod-1")
+    volume.stage()
+    assert (volume.publish("pod-1") / "file").read_text() == "kept"
+    assert not volume.stats("pod-1").volume_condition.abnormal
+    volume.unpublish("pod-1")
+    volume.unstage()

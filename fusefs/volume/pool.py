@@ -195,6 +195,9 @@ class PoolProvisioner(ClaimingProvisioner):
                     now = opened.device.size_bytes
                     if not size.admits(now):
                         continue
+                    if await opened.is_registered():
+                        reasons.append(f"{unit.url} is registered by a node that has it")
+                        continue
                     if not await is_blank(opened.device):
                         reasons.append(f"{unit.url} holds data")
                         continue
@@ -217,12 +220,18 @@ class PoolProvisioner(ClaimingProvisioner):
         try:
             async with self._opener(url, credentials) as unit:
                 check_key(unit, url, claim.key)
+                if await unit.is_registered():
+                    raise _in_use(claim, "a node has registered a key")
                 await wipe(unit, url)
         except ReservationConflict as error:
-            raise ClaimInUse(
-                f"volume {claim.name!r} cannot be wiped: a node holds a reservation ({error})",
-                remedy="unstage it there; of a node that is gone: `pyscsi-init reservations`",
-            ) from error
+            raise _in_use(claim, f"a node holds a reservation ({error})") from error
+
+
+def _in_use(claim: Claim, reason: str) -> ClaimInUse:
+    return ClaimInUse(
+        f"volume {claim.name!r} cannot be wiped: {reason}",
+        remedy="unstage it there; of a node that is gone: `pyscsi-init reservations`",
+    )
 
 
 def _read_parameters(parameters: Mapping[str, str]) -> list[IscsiUrl]:

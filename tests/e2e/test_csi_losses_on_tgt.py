@@ -132,3 +132,32 @@ def test_a_tgt_that_forgot_and_files_that_are_gone(made: Made, tmp_path: Path) -
         assert 0 < before <= 65536
     assert made.delete(volume) == ("OK", "")
     assert list(directory.iterdir()) == []
+
+
+def test_a_unit_that_a_node_has_is_neither_wiped_nor_lent(made: Made, tmp_path: Path) -> None:
+    """tgt lets WRITE SAME pass by a reservation, so a look comes first."""
+    tid = made.tgt.new_target("iqn.2026-11.example:pool")
+    unit = tmp_path / "unit"
+    made.tgt.add_lun(tid, 1, unit, size_bytes=64 * MEBI)
+    pool = {"provisioner": "pool", "pool": made.tgt.url(tid)}
+    context = {"targetPortal": made.tgt.portal, "iqn": made.tgt.targets[tid], "lun": "1"}
+    static = Kubelet(made.driver, "static", context, block=True)
+    static.stage()
+    code, text = made.refusal("one", pool)
+    assert (code, "is registered by a node" in text) == ("RESOURCE_EXHAUSTED", True), text
+    static.unstage()
+
+    volume = made.create("one", pool)
+    pod = made.kubelet(volume)
+    pod.stage()
+    file = pod.publish("pod") / "file"
+    file.write_bytes(b"words" * 1000)
+    subprocess.run(["sync", str(file)], check=True)
+    for _ in range(2):
+        code, text = made.delete(volume)
+        assert (code, "unstage it there" in text) == ("FAILED_PRECONDITION", True), text
+        assert b"words" * 800 in unit.read_bytes()
+    pod.unpublish("pod")
+    pod.unstage()
+    assert made.delete(volume) == ("OK", "")
+    assert not any(unit.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from fusefs.csi.wire import csi_pb2 as csi
 from fusefs.volume.status import VolumeStatus
+from fusefs.volume.usage import Usage
 
 
 def is_lost(volume: VolumeStatus) -> bool:
@@ -12,8 +13,9 @@ def is_lost(volume: VolumeStatus) -> bool:
     return volume.failed and not volume.savable
 
 
-def condition_of(volume: VolumeStatus, unknown: str = "") -> csi.VolumeCondition:
+def condition_of(volume: VolumeStatus, found: Usage) -> csi.VolumeCondition:
     """In words for people."""
+    unknown = found.unknown
     reason = volume.last_error or unknown
     if volume.failed:
         return csi.VolumeCondition(abnormal=True, message=f"failed: {reason}")
@@ -27,6 +29,12 @@ def condition_of(volume: VolumeStatus, unknown: str = "") -> csi.VolumeCondition
     if unknown:
         return csi.VolumeCondition(
             abnormal=True, message=f"the filesystem gives no answer: {reason}"
+        )
+    if found.read_only and not volume.read_only:
+        return csi.VolumeCondition(
+            abnormal=True,
+            message="the kernel has made the filesystem read-only, as after an error in it; end "
+            "what uses it, unstage it, and stage it again, which checks it",
         )
     portal = volume.session.get("portal", "")
     return csi.VolumeCondition(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,6 +32,8 @@ from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.usage import places_of, usage
 from pyscsi_init.secret import Chap
+
+log = logging.getLogger("fusefs.csi")
 
 _Type = csi.NodeServiceCapability.RPC
 
@@ -100,7 +103,7 @@ class Node:
             if volume is None or not is_lost(volume) or self._published(volume):
                 raise
             # It has failed for good and nobody has it: what is asked for is one that works.
-            await self._manager.ensure_gone(name, force=True)
+            await self._end(name, force=True)
             await bring_up()
 
     async def NodePublishVolume(
@@ -237,7 +240,7 @@ class Node:
             place = await places.resolve(target)
             if volume.once and volume.mountpoint in ("", place):
                 # Also one whose publish or unpublish was cut off.
-                await self._manager.ensure_gone(name, force=is_lost(volume))
+                await self._end(name, force=is_lost(volume))
                 await self._manager.forget(name)
             elif volume.mountpoint == place:
                 raise Refused(
@@ -275,7 +278,12 @@ class Node:
                 f"volume {name!r} is still published at {', '.join(left)}",
                 remedy="unpublish it there first",
             )
-        await self._manager.ensure_gone(name, force=is_lost(volume))
+        await self._end(name, force=is_lost(volume))
+
+    async def _end(self, name: str, *, force: bool) -> None:
+        report = await self._manager.ensure_gone(name, force=force)
+        if report is not None and not report.clean:
+            log.warning("volume %s: its end was not clean: %s", name, report)
 
     def _published(self, volume: VolumeStatus) -> list[str]:
         """Where it still is."""
@@ -319,7 +327,7 @@ class Node:
                 )
             )
         return csi.NodeGetVolumeStatsResponse(
-            usage=answers, volume_condition=condition_of(volume, found.unknown)
+            usage=answers, volume_condition=condition_of(volume, found)
         )
 
     async def NodeExpandVolume(

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from fusefs.errors import CallFailed, NoSuchVolume, Timeout
 from fusefs.host import Host
@@ -17,6 +19,9 @@ from fusefs.volume.status import VolumeStatus
 
 ASK_SECONDS = 3.0
 """A filesystem answers from memory; one that does not waits for its target."""
+
+GIVEN_UP = frozenset(("emergency_ro", "shutdown"))
+"""How mountinfo says that a filesystem writes nothing any more, after an error that it met."""
 
 _unanswered: dict[str, threading.Event] = {}
 """Places that a thread waits for, set when it does no more: one thread is enough, however often and
@@ -35,6 +40,8 @@ class Usage:
     """0 where the filesystem makes them as it needs them."""
     inodes_free: int = 0
     device: bool = False
+    read_only: bool = False
+    """Nobody can write to the filesystem, whatever this place of it allows."""
     unknown: str = ""
     """Why only the size is known."""
 
@@ -60,7 +67,8 @@ async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
     place = await places_of(volume, path)
     if not volume.mountpoint:
         return Usage(size_bytes=volume.size_bytes, device=True)
-    if not any(entry.mountpoint == place for entry in host.mounts()):
+    mounted = [entry for entry in host.mounts() if entry.mountpoint == place]
+    if not mounted:
         return Usage(size_bytes=volume.size_bytes, unknown=f"it is not mounted on {place} any more")
     if (earlier := _unanswered.pop(place, None)) is not None and not earlier.is_set():
         _unanswered[place] = earlier
@@ -69,6 +77,7 @@ async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
 
     def ask() -> os.statvfs_result:
         try:
+            Path(place).stat()  # xfs that was shut down answers statvfs, and nothing else
             return os.statvfs(place)
         finally:
             over.set()
@@ -86,4 +95,20 @@ async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
         available_bytes=found.f_bavail * found.f_frsize,
         inodes=found.f_files,
         inodes_free=found.f_ffree,
+        read_only=not {"ro", *GIVEN_UP}.isdisjoint(mounted[-1].super_options),
     )
+
+
+def has_given_up(host: Host, mountpoint: str) -> bool:
+    """Whether the filesystem at ``mountpoint`` met an error after which it writes nothing any more,
+    so that waiting for it saves nothing. Blocks."""
+    over = [entry for entry in host.mounts() if entry.mountpoint == mountpoint]
+    if not over or not GIVEN_UP.isdisjoint(over[-1].super_options):
+        return bool(over)
+    try:
+        bounded(f"stat {mountpoint}", ASK_SECONDS, Path(mountpoint).stat)
+    except OSError as error:
+        return error.errno == errno.EIO  # all that xfs says of its shutdown
+    except Timeout:
+        return False
+    return False

@@ -206,6 +206,36 @@ def test_a_bind_that_somebody_unmounted(cluster: Cluster) -> None:
     volume.unstage()
 
 
+GIVE_UP = {
+    "ext4": ["mount", "-o", "remount,abort"],
+    "xfs": ["xfs_io", "-x", "-c", "shutdown"],
+}
+"""Has the kernel do what it does after an error in a filesystem."""
+
+
+@pytest.mark.parametrize("fstype", ["ext4", pytest.param("xfs", marks=pytest.mark.soak)])
+def test_a_filesystem_that_the_kernel_gave_up(cluster: Cluster, fstype: str) -> None:
+    """It says so, can be unstaged, and is checked when it is staged again."""
+    disk = cluster.new_disk((64 if fstype == "ext4" else 320) * MEBI)
+    volume = Kubelet(cluster.driver, f"given-up-{disk.tid}", disk.context, fstype=fstype)
+    volume.stage()
+    file = volume.publish("pod-1") / "file"
+    file.write_text("kept")
+    sync(file)
+    subprocess.run([*GIVE_UP[fstype], str(volume.staging)], check=True, capture_output=True)
+    condition = volume.stats("pod-1").volume_condition
+    assert condition.abnormal
+    assert "filesystem" in condition.message, condition
+    volume.unpublish("pod-1")
+    volume.unstage()
+    assert "its end was not clean" in cluster.driver.log.read_text()
+    volume.stage()
+    assert (volume.publish("pod-1") / "file").read_text() == "kept"
+    assert not volume.stats("pod-1").volume_condition.abnormal
+    volume.unpublish("pod-1")
+    volume.unstage()
+
+
 @pytest.mark.soak
 def test_an_end_with_a_place_unmounted_waits_until_all_is_written(cluster: Cluster) -> None:
     """The volume is well, only a place of it is gone: that is no reason to end it by force."""

@@ -7,6 +7,8 @@ They hang in the tree of ``fusefs.errors``::
     VolumeError
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
     ├── EndedWithLoss          it is gone, and not everything was written (what)
+    ├── AlreadyServed          another process serves here (front doors)
+    ├── PlaceTaken             where it was, or wants to be, stands something that is not its own
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
@@ -43,6 +45,21 @@ class EndedWithLoss(VolumeError):
         super().__init__(
             f"volume {name!r} is gone, but not in order: {'; '.join(losses)}",
             remedy="check what lies on it before it is used again",
+        )
+
+
+class AlreadyServed(VolumeError):
+    """Another process serves here already."""
+
+
+class PlaceTaken(VolumeError):
+    """Something stands at a place that is not the volume's, so it is left alone."""
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        self.what = what
+        super().__init__(
+            f"at {path} {what}, and that is not the volume's", remedy="take it away from there"
         )
 
 

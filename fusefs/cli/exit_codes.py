@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import click
 
 from fusefs import errors as volume
-from fusefs.volume_errors import VolumeInUse
+from fusefs.volume_errors import AlreadyServed, VolumeInUse
 from pyscsi_init import errors as iscsi
 
 OK = 0
@@ -151,10 +151,6 @@ _BY_ERRNO = {
 
 class TooSmall(Exception):
     """The destination of a copy has no room for the source."""
-
-
-class AlreadyServed(volume.VolumeError):
-    """Another process serves here already."""
 
 
 _BY_CLASS[TooSmall] = NO_SPACE

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sockets of `serve`: systemd's, or one of our own in the file system.
-
-A socket file stays behind when its owner is killed. So one on which nobody listens is replaced; one
-on which somebody does is not, and neither is a file that is no socket. Looking and replacing happen
-under a lock of the directory, so that of two who start at once the second one sees the first.
-"""
+"""The sockets of `serve`: systemd's, or one of our own in the file system."""
 
 from __future__ import annotations
 
@@ -12,18 +7,16 @@ import contextlib
 import fcntl
 import os
 import socket
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fusefs.cli.exit_codes import AlreadyServed
 from fusefs.cli.systemd import UNNAMED
 from fusefs.errors import InvalidSpec
+from fusefs.host.sockets import remove_socket, room_for
 from fusefs.volume.paths import make_private_directory
+from fusefs.volume_errors import AlreadyServed
 
 BACKLOG = 128
-LONGEST_PATH = 107
-"""unix(7)"""
 
 
 class Listener:
@@ -51,9 +44,7 @@ class Listener:
         """Take no calls any more. systemd's socket goes on listening."""
         self.socket.close()
         if self._made is not None:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(Path(self.path).lstat(), self._made):
-                    Path(self.path).unlink()
+            remove_socket(Path(self.path), self._made)
 
 
 def _check(name: str, given: socket.socket) -> socket.socket:
@@ -69,66 +60,11 @@ def _check(name: str, given: socket.socket) -> socket.socket:
 
 
 def _listen(path: Path) -> socket.socket:
-    if not path.is_absolute() or len(os.fsencode(path)) > LONGEST_PATH:
-        raise InvalidSpec(
-            "socket",
-            str(path),
-            f"is not an absolute path of at most {LONGEST_PATH} bytes",
-            remedy="name another one",
-        )
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with _locked(path.parent):
-            _make_room(path)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            mask = os.umask(0o177)  # root alone may connect, from the first moment on
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
-            listener.listen(BACKLOG)
-            return listener
-    except OSError as error:
-        raise InvalidSpec(
-            "socket", str(path), f"cannot be made ({error.strerror})", remedy="name another one"
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _make_room(path: Path) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise InvalidSpec(
-            "socket",
-            str(path),
-            "is there already and is no socket",
-            remedy="remove it, or name another one",
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError:
-            pass  # its queue is full, or it is none of ours: somebody has it
-    raise AlreadyServed(
-        f"somebody serves on {path} already",
-        remedy="end that one (`fuser` names it), or name another socket",
-    )
+    with room_for(path):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+        return listener
 
 
 @contextlib.contextmanager

@@ -266,6 +266,14 @@ def _portals(given: _Given) -> tuple[Portal, ...]:
         raise InvalidSpec(
             "attribute targetPortal", None, "is missing", remedy="give host or host:port"
         )
+    for text in texts:
+        if "@" in text or "//" in text:
+            raise InvalidSpec(
+                "attribute targetPortal",
+                None,  # there may be a password in it
+                "is a URL or has a user in it",
+                remedy="give host or host:port, and credentials in a Secret",
+            )
     found = [Portal.parse(text) for text in texts]
     return tuple(dict.fromkeys(Portal(portal.host, portal.port) for portal in found))
 

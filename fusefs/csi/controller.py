@@ -155,6 +155,8 @@ class Controller:
         try:
             accesses = [read_capability(each) for each in request.volume_capabilities]
             self._check(lun.labels, accesses)
+            if request.parameters:
+                self._compare(request.parameters, provisioner, lun)
         except (Refused, InvalidSpec) as error:
             return answer(message=str(error))
         confirmed = answer.Confirmed(
@@ -239,6 +241,17 @@ class Controller:
                 remedy=f"one of {', '.join(self._provisioners)}",
             )
         return self._provisioners[name], own, labels
+
+    def _compare(
+        self, parameters: Mapping[str, str], provisioner: Provisioner, lun: ProvisionedLun
+    ) -> None:
+        chosen, own, labels = self._chosen(parameters)
+        given, had = {**own, **labels}, {**lun.parameters, **lun.labels}
+        names = sorted(name for name in {*given, *had} if given.get(name) != had.get(name))
+        if chosen is not provisioner:
+            names.append(PROVISIONER)
+        if names:
+            raise InvalidSpec("parameters", None, f"differ in {', '.join(names)}")
 
     def _owner(self, volume_id: str) -> tuple[Provisioner, str]:
         name, _, claim = volume_id.partition(":")

@@ -9,6 +9,8 @@ error's own sentence: value, reason, remedy. It never holds a secret, because no
 
 from __future__ import annotations
 
+import errno
+
 import grpc
 
 from fusefs import errors as volume
@@ -18,8 +20,10 @@ from pyscsi_init import errors as iscsi
 
 Code = grpc.StatusCode
 
-MAX_TEXT = 2000
-"""A status travels in a header, and headers of more than 8 KiB are refused by default."""
+MAX_TEXT = 4000
+"""A status travels in a header, and headers of more than 8 KiB are refused by default. So many
+bytes of it there are: three for each byte that is no plain letter."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
     (Code.ABORTED, (volume.OperationInProgress,)),
@@ -52,8 +56,10 @@ CODES: tuple[tuple[Code, tuple[type[Exception], ...]], ...] = (
             volume.ContentError,
             volume.DeviceBusy,
             volume.NotAllowed,
+            volume_errors.PlaceTaken,
             volume_errors.VolumeInUse,
             provision.ClaimInUse,
+            provision.LunLost,
             iscsi.ReservationConflict,
             iscsi.HeldByAnother,
             iscsi.Unsupported,
@@ -86,16 +92,30 @@ def code_of(error: BaseException) -> Code:
     for code, classes in CODES:
         if isinstance(error, classes):
             return code
-    return Code.INTERNAL
+    return Code.RESOURCE_EXHAUSTED if _is_no_room(error) else Code.INTERNAL
 
 
 def text_of(error: BaseException) -> str:
     """One line for a person, short enough for a header."""
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and _is_no_room(error):
+        text = f"{error.filename or 'a file of ours'}: {error.strerror}; make room there"
     line = " | ".join(part.strip() for part in text.splitlines() if part.strip())
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 3] + "..."
+    # Names of files may hold bytes that are no text.
+    line = line.encode("utf-8", "backslashreplace").decode("utf-8")
+    room = MAX_TEXT
+    for index, letter in enumerate(line):
+        room -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
+        if room < 0:
+            return line[:index] + "..."
+    return line
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether it is one of the trees' errors; anything else is a fault of ours."""
-    return isinstance(error, (Refused, volume.VolumeError, iscsi.IscsiError))
+    """Whether it is one of the trees' errors, or a full disk; anything else is a fault of ours."""
+    known = (Refused, volume.VolumeError, iscsi.IscsiError)
+    return isinstance(error, known) or _is_no_room(error)
+
+
+def _is_no_room(error: BaseException) -> bool:
+    return isinstance(error, (OSError, volume.CallFailed)) and error.errno in NO_ROOM

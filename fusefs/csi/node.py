@@ -9,24 +9,32 @@ call finds what the last one did.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from dataclasses import replace
+import logging
+from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any
 
+import anyio
+
+from fusefs.csi import inline
 from fusefs.csi.attributes import is_ephemeral, read_attributes
 from fusefs.csi.calls import Calls
 from fusefs.csi.capabilities import Access, read_capability
+from fusefs.csi.condition import condition_of, is_lost
 from fusefs.csi.errors import Code, Refused, missing
 from fusefs.csi.secrets import read_secrets
 from fusefs.csi.wire import csi_pb2 as csi
-from fusefs.errors import NameInUse, NoSuchVolume
-from fusefs.spec import FILESYSTEMS, VolumeSpec
+from fusefs.errors import NameInUse, NoSuchVolume, VolumeError, WorkerFailed
+from fusefs.spec import VolumeSpec
 from fusefs.volume import checks, places
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.usage import places_of, usage
 from pyscsi_init.secret import Chap
+
+log = logging.getLogger("fusefs.csi")
 
 _Type = csi.NodeServiceCapability.RPC
 
@@ -37,9 +45,6 @@ CAPABILITIES = (
     _Type.VOLUME_CONDITION,
     _Type.SINGLE_NODE_MULTI_WRITER,
 )
-
-INLINE_OPTIONS = ("nosuid", "nodev")
-"""The author of a pod chooses whose disk it is, so nothing on it makes anybody more than he is."""
 
 
 class Node:
@@ -82,15 +87,25 @@ class Node:
                 remedy="publish it",
             )
         spec, chap, access = _volume(request, name)
-
-        async def stage() -> None:
-            if access.block:
-                await self._manager.ensure_attached(spec, chap)
-            else:
-                await self._manager.ensure_mounted(spec, path, chap)
-
+        if access.block:
+            bring_up = functools.partial(self._manager.ensure_attached, spec, chap)
+        else:
+            await places.refuse_link(self._manager.host, "staging_target_path", path)
+            bring_up = functools.partial(self._manager.ensure_mounted, spec, path, chap)
+        stage = functools.partial(self._stage, name, bring_up)
         await self._calls.alone(name, "NodeStageVolume", stage)
         return csi.NodeStageVolumeResponse()
+
+    async def _stage(self, name: str, bring_up: Callable[[], Awaitable[VolumeStatus]]) -> None:
+        try:
+            await bring_up()
+        except WorkerFailed:
+            volume = await self._look(name)
+            if volume is None or not is_lost(volume) or self._published(volume):
+                raise
+            # It has failed for good and nobody has it: what is asked for is one that works.
+            await self._end(name, force=True)
+            await bring_up()
 
     async def NodePublishVolume(
         self, request: csi.NodePublishVolumeRequest
@@ -98,8 +113,9 @@ class Node:
         """Bring a staged volume to where a pod finds it; an inline volume comes from nothing."""
         name = _volume_id(request)
         target = _path(request, "target_path")
+        await places.refuse_link(self._manager.host, "target_path", target)
         if is_ephemeral(request.volume_context):
-            publish = await self._inline(request, name, target)
+            publish = self._inline(request, name, target)
         else:
             if not request.staging_target_path:
                 raise Refused(
@@ -109,41 +125,36 @@ class Node:
                 )
             spec, _, access = _volume(request, name)
             publish = functools.partial(
-                self._publish, spec, access, target, read_only=request.readonly
+                self._publish,
+                spec,
+                access,
+                _path(request, "staging_target_path"),
+                target,
+                read_only=request.readonly,
             )
         await self._calls.alone(name, "NodePublishVolume", publish)
         return csi.NodePublishVolumeResponse()
 
-    async def _inline(self, request: csi.NodePublishVolumeRequest, name: str, target: str) -> Any:
+    def _inline(
+        self, request: csi.NodePublishVolumeRequest, name: str, target: str
+    ) -> Callable[[], Awaitable[None]]:
         spec, chap, access = _volume(request, name, read_only=request.readonly)
-        if access.block:
-            raise Refused(
-                Code.INVALID_ARGUMENT,
-                f"volume {name!r}: an inline volume is a filesystem",
-                remedy="use a PersistentVolume",
-            )
-        if spec.take_over:
-            raise Refused(
-                Code.INVALID_ARGUMENT,
-                f"volume {name!r}: the author of a pod takes no LUN from another node (takeOver)",
-                remedy="use a PersistentVolume",
-            )
-        if spec.fstype and spec.fstype not in FILESYSTEMS:
-            raise Refused(
-                Code.INVALID_ARGUMENT,
-                f"volume {name!r}: fsType {spec.fstype!r} is none of an inline volume",
-                remedy=f"one of {', '.join(FILESYSTEMS)}, or use a PersistentVolume",
-            )
-        spec = replace(spec, mount_options=(*spec.mount_options, *INLINE_OPTIONS))
+        spec = inline.confine(spec, access)
 
         async def publish() -> None:
-            await places.make_directory(target)
-            await self._manager.ensure_mounted(spec, target, chap)
+            made = await places.make_directory(target)
+            try:
+                await self._manager.ensure_mounted(spec, target, chap, once=True)
+            except BaseException:
+                if made:
+                    with anyio.CancelScope(shield=True), contextlib.suppress(VolumeError):
+                        await self._take_away(target)
+                raise
 
         return publish
 
     async def _publish(
-        self, wanted: VolumeSpec, access: Access, target: str, *, read_only: bool
+        self, wanted: VolumeSpec, access: Access, staging: str, target: str, *, read_only: bool
     ) -> None:
         """Answer a second publish as the table of NodePublishVolume has it: the same again is done;
         the same target with other arguments ALREADY_EXISTS; another target where only one may be
@@ -156,6 +167,24 @@ class Node:
             raise Refused(
                 Code.NOT_FOUND, f"volume {name!r} is not staged on this node", remedy="stage it"
             ) from None
+        if is_lost(volume):
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                f"volume {name!r} has failed: {volume.last_error}",
+                remedy="unpublish it everywhere and unstage it, then stage it again",
+            )
+        if volume.mountpoint and volume.mountpoint != await places.resolve(staging):
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                f"volume {name!r} is not staged at {staging}, but at {volume.mountpoint}",
+                remedy="publish it from there",
+            )
+        if volume.mountpoint and volume.mountpoint not in self._mounted():
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                f"volume {name!r} is not mounted at {staging} any more",
+                remedy="stage it again",
+            )
         place = await places.resolve(target)
         others = [bind for bind in volume.binds if bind.directory != place]
         here = len(others) < len(volume.binds)
@@ -199,19 +228,22 @@ class Node:
             await self._manager.ensure_gone(name)
         else:
             place = await places.resolve(target)
-            if volume.mountpoint == place or await self._is_beginning(volume):
-                await self._manager.ensure_gone(name, force=volume.failed)
-                # Nobody will ever ask for an inline volume of this name again.
+            if volume.once and volume.mountpoint in ("", place):
+                # Also one whose publish or unpublish was cut off.
+                await self._end(name, force=is_lost(volume))
                 await self._manager.forget(name)
+            elif volume.mountpoint == place:
+                raise Refused(
+                    Code.FAILED_PRECONDITION,
+                    f"volume {name!r} is staged at {place}, not published",
+                    remedy="unstage it",
+                )
             else:
                 await self._manager.ensure_unpublished(name, target)
-        await places.remove(self._manager.host, target)
+        await self._take_away(target)
 
-    async def _is_beginning(self, volume: VolumeStatus) -> bool:
-        """Whether it is an inline volume whose publish was cut off before it had a directory."""
-        if volume.mountpoint or volume.binds or not volume.failed:
-            return False
-        return not (await self._manager.spec_of(volume.name)).block
+    async def _take_away(self, target: str) -> None:
+        await places.remove(self._manager.host, self._manager.directories, target)
 
     async def NodeUnstageVolume(
         self, request: csi.NodeUnstageVolumeRequest
@@ -230,15 +262,26 @@ class Node:
             return
         if volume.mountpoint and volume.mountpoint != await places.resolve(path):
             return  # it is staged elsewhere, and here is nothing
-        mounted = {entry.mountpoint for entry in self._manager.host.mounts()}
-        left = [bind.directory for bind in volume.binds if bind.directory in mounted]
-        if left:
+        if left := self._published(volume):
             raise Refused(
                 Code.FAILED_PRECONDITION,
                 f"volume {name!r} is still published at {', '.join(left)}",
                 remedy="unpublish it there first",
             )
-        await self._manager.ensure_gone(name, force=volume.failed)
+        await self._end(name, force=is_lost(volume))
+
+    async def _end(self, name: str, *, force: bool) -> None:
+        report = await self._manager.ensure_gone(name, force=force)
+        if report is not None and not report.clean:
+            log.warning("volume %s: its end was not clean: %s", name, report)
+
+    def _published(self, volume: VolumeStatus) -> list[str]:
+        """Where it still is."""
+        mounted = self._mounted()
+        return [bind.directory for bind in volume.binds if bind.directory in mounted]
+
+    def _mounted(self) -> set[str]:
+        return {entry.mountpoint for entry in self._manager.host.mounts()}
 
     async def _look(self, name: str) -> VolumeStatus | None:
         try:
@@ -254,7 +297,7 @@ class Node:
         """How full the volume is, and how it is. Never waits for the target."""
         name = _volume_id(request)
         volume = await self._manager.get(name)
-        found = await usage(volume, _path(request, "volume_path"))
+        found = await usage(self._manager.host, volume, _path(request, "volume_path"))
         unit = csi.VolumeUsage
         answers = [
             csi.VolumeUsage(
@@ -274,7 +317,7 @@ class Node:
                 )
             )
         return csi.NodeGetVolumeStatsResponse(
-            usage=answers, volume_condition=condition_of(volume, found.unknown)
+            usage=answers, volume_condition=condition_of(volume, found)
         )
 
     async def NodeExpandVolume(
@@ -308,28 +351,6 @@ class Node:
         return csi.NodeExpandVolumeResponse(capacity_bytes=size)
 
 
-def condition_of(volume: VolumeStatus, unknown: str = "") -> csi.VolumeCondition:
-    """How a volume is, for people: what its session, its worker and the kernel's tables say."""
-    reason = volume.last_error or unknown
-    if volume.failed:
-        return csi.VolumeCondition(abnormal=True, message=f"failed: {reason}")
-    if volume.state == "recovering":
-        return csi.VolumeCondition(
-            abnormal=True,
-            message="the target or the worker is away"
-            + (f": {reason}" if reason else "")
-            + f"; I/O is held as on_disconnect={volume.on_disconnect} says",
-        )
-    if unknown:
-        return csi.VolumeCondition(
-            abnormal=True, message=f"the filesystem gives no answer: {reason}"
-        )
-    portal = volume.session.get("portal", "")
-    return csi.VolumeCondition(
-        abnormal=False, message=f"{volume.state}, logged in" + (f" to {portal}" if portal else "")
-    )
-
-
 def _volume(
     request: csi.NodeStageVolumeRequest | csi.NodePublishVolumeRequest,
     name: str,
@@ -358,6 +379,8 @@ def _path(request: Any, field: str) -> str:
     path = str(getattr(request, field))
     if not path:
         raise missing(field)
+    if "\0" in path:
+        raise Refused(Code.INVALID_ARGUMENT, f"{field} holds a zero byte")
     if not PurePosixPath(path).is_absolute():
         raise Refused(Code.INVALID_ARGUMENT, f"{field} {path!r} is not an absolute path")
     return path

@@ -7,11 +7,7 @@ killed server left behind is taken over; one that somebody listens on is not.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import socket
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,13 +23,12 @@ from fusefs.csi.identity import Identity
 from fusefs.csi.node import Node
 from fusefs.csi.wire import csi_pb2 as csi
 from fusefs.errors import InvalidSpec
+from fusefs.host.sockets import LONGEST_PATH, remove_socket, room_for
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.provision import Provisioner
 
 SCHEME = "unix:"
-MAX_PATH = 107
-"""Of a unix socket, as the kernel has it."""
 GRACE_S = 2.0
 """What calls that only look are given to end, when the server stops."""
 
@@ -54,8 +49,8 @@ def socket_path(address: str) -> Path:
         raise InvalidSpec(
             "address", address, "is no unix socket", remedy="write unix:///csi/csi.sock"
         )
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise InvalidSpec("address", address, f"is longer than {MAX_PATH} bytes")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise InvalidSpec("address", address, f"is longer than {LONGEST_PATH} bytes")
     return Path(path)
 
 
@@ -103,21 +98,13 @@ class CsiServer:
         What is under way then is cancelled, which undoes it, and the socket's file goes.
 
         Raises:
-            InvalidSpec: the address cannot be listened on, or somebody does already.
+            AlreadyServed: somebody listens there.
+            InvalidSpec: the address cannot be listened on.
         """
-        await host_call(lambda: _clear(self.path))
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         for name, service in self._services.items():
             server.add_generic_rpc_handlers((_handler(name, service),))
-        before = os.umask(0o177)  # root alone may connect, from the first moment on
-        try:
-            server.add_insecure_port(f"unix:{self.path}")
-        except RuntimeError as error:
-            raise InvalidSpec(
-                "address", str(self.path), f"cannot be listened on ({error})"
-            ) from error
-        finally:
-            os.umask(before)
+        made = await host_call(lambda: self._listen(server))
         await server.start()
         try:
             task_status.started()
@@ -126,8 +113,17 @@ class CsiServer:
             with anyio.CancelScope(shield=True):
                 await self._calls.stop()
                 await server.stop(GRACE_S)
-                with contextlib.suppress(FileNotFoundError):
-                    self.path.unlink()
+                await host_call(lambda: remove_socket(self.path, made))
+
+    def _listen(self, server: grpc.aio.Server) -> os.stat_result:
+        with room_for(self.path):
+            try:
+                server.add_insecure_port(f"unix:{self.path}")
+            except RuntimeError as error:
+                raise InvalidSpec(
+                    "address", str(self.path), f"cannot be listened on ({error})"
+                ) from error
+            return self.path.lstat()
 
     def reload(self) -> None:
         """SIGHUP: there is nothing that could be looked at again."""
@@ -145,24 +141,3 @@ def _handler(name: str, service: Any) -> grpc.GenericRpcHandler:
         for method in description.methods
     }
     return grpc.method_handlers_generic_handler(description.full_name, handlers)
-
-
-def _clear(path: Path) -> None:
-    """Remove a socket that nobody listens on."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise InvalidSpec("address", str(path), "is there and no socket", remedy="choose another")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            if error.errno != errno.ECONNREFUSED:
-                raise InvalidSpec("address", str(path), str(error)) from error
-        else:
-            raise InvalidSpec(
-                "address", str(path), "has a server already", remedy="stop that one first"
-            )
-    path.unlink(missing_ok=True)

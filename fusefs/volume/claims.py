@@ -4,7 +4,7 @@
     <directory>/                 0700
       lock                       held while it is decided who gets what
       claims/<encoded>.json      one claim
-      claims/<encoded>.lock      held while the unit of that name is worked on; never removed
+      claims/<encoded>.lock      held while the unit of that name is worked on; goes with the claim
       quarantine/<digest>.json   a unit that was released and is kept from everybody
 
 A claim is written whole or not at all and is on stable storage before anybody hears of it, so it
@@ -16,6 +16,7 @@ INVARIANT: the lock of a name is taken before the lock of the directory, never a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -26,6 +27,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from fusefs.errors import VolumeError
 from fusefs.spec import volume_dir_name
@@ -163,12 +166,27 @@ class Claims:
         """Be the only one who works on the unit of a claim, and of its name.
 
         Raises:
+            NoSuchClaim: no claim is called so.
             OperationInProgress: somebody else does.
         """
+        if not _ID.fullmatch(claim_id):
+            raise NoSuchClaim(claim_id)
         await host_call(self.prepare)
-        path = self._claims / f"{claim_id.partition('-')[0]}.lock"
-        async with file_lock(path, claim_id, 0):
-            yield
+        async with file_lock(self._lock_of(claim_id), claim_id, 0):
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await host_call(functools.partial(self._remove_lock_of_none, claim_id))
+
+    def _lock_of(self, claim_id: str) -> Path:
+        return self._claims / f"{claim_id.partition('-')[0]}.lock"
+
+    def _remove_lock_of_none(self, claim_id: str) -> None:
+        """Without its claim nobody asks for the lock again; we hold it."""
+        with contextlib.suppress(ClaimUnreadable):
+            if self.find(claim_id) is None:
+                self._lock_of(claim_id).unlink(missing_ok=True)
 
     def find(self, claim_id: str) -> Claim | None:
         """The claim of this id; None where there is none."""

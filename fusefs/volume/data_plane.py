@@ -88,8 +88,13 @@ class DataPlane:
                 missing_since = now if missing_since is None else missing_since
                 if now - missing_since >= LOST_SECONDS:
                     log.warning("there is no holder; starting the next")
-                    await self._holder.take_over()
-                    missing_since = None
+                    try:
+                        await self._holder.take_over()
+                    except WorkerFailed as error:
+                        # To end for that would end the workers of this container too.
+                        log.warning("no holder comes up, trying again: %s", error)
+                    else:
+                        missing_since = None
             elif tender != self._holder.tended_by:
                 return
             else:

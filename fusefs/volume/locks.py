@@ -3,7 +3,8 @@
 
 The locks are flock(2) on files in the run directory, so they hold between processes, between the
 front doors of one process, and end with the process that held them, however it ended. The files
-stay: a lock file that is removed while somebody waits on it would let two in.
+stay, unless who holds one knows that nobody will ask for it again; whoever got it meanwhile sees
+that it is gone and takes the next one.
 
 Two more lie in the state directory, for all run directories over it: one for each name while its
 volume is brought up, and one for the records of what is attached.
@@ -28,16 +29,26 @@ _POLL_SECONDS = 0.05
 
 
 def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it before he let go; the next one counts
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @asynccontextmanager

@@ -105,14 +105,20 @@ class VolumeManager(Publishing, Restoring):
         mountpoint: str | Path,
         credentials: Chap | None = None,
         progress: ProgressCallback | None = None,
+        *,
+        once: bool = False,
     ) -> VolumeStatus:
         """As :meth:`mount`, in the way of :meth:`ensure_attached`.
+
+        ``once`` is kept with the volume: it lives and dies where it is mounted now.
 
         Raises:
             NameInUse: the name belongs to another specification, or is mounted elsewhere.
             and whatever :meth:`ensure_attached` and :meth:`mount` raise.
         """
-        return await self._bring_up(spec, str(mountpoint), credentials, progress, again=True)
+        return await self._bring_up(
+            spec, str(mountpoint), credentials, progress, again=True, once=once
+        )
 
     async def _bring_up(
         self,
@@ -122,6 +128,7 @@ class VolumeManager(Publishing, Restoring):
         progress: ProgressCallback | None,
         *,
         again: bool = False,
+        once: bool = False,
     ) -> VolumeStatus:
         if spec.block and mountpoint:
             raise InvalidSpec(
@@ -137,7 +144,7 @@ class VolumeManager(Publishing, Restoring):
             elif (present := await self._already_up(spec, mountpoint)) is not None:
                 return present
             chap = await host_call(functools.partial(credentials_for, spec, given))
-            state = VolumeState(spec=spec, phase="logging-in", boot_id=boot_id())
+            state = VolumeState(spec=spec, phase="logging-in", boot_id=boot_id(), once=once)
             await self._refuse_conflict(state, checks.same_address_of)
             await locks.enter_async_context(self._login(state))
             if mountpoint:

@@ -184,10 +184,8 @@ class Pieces:
         def shows(entry: MountEntry) -> bool:
             if entry.source in devices:
                 return True
-            node = PurePath(entry.root).name
-            if entry.fstype not in _FILESYSTEMS_OF_NODES or not _LOOP_NODE.fullmatch(node):
-                return False
-            return node in nodes or entry.mountpoint in files
+            node = _node_of(entry)
+            return bool(node) and (node in nodes or entry.mountpoint in files)
 
         return shows
 
@@ -282,6 +280,18 @@ class Pieces:
             await gentle(lazy=True)
         except VolumeError as error:
             log.warning("volume %s: %s: %s", self.state.name, what, error)
+
+
+def is_of_a_loop_device(entry: MountEntry) -> bool:
+    """Whether a mount is the filesystem on a loop device, or the node of one."""
+    return bool(_node_of(entry) or _LOOP_NODE.fullmatch(entry.source.removeprefix("/dev/")))
+
+
+def _node_of(entry: MountEntry) -> str:
+    """The loop device whose node was bound there; empty where it is no such mount."""
+    node = PurePath(entry.root).name
+    is_node = entry.fstype in _FILESYSTEMS_OF_NODES and _LOOP_NODE.fullmatch(node)
+    return node if is_node else ""
 
 
 def make_place(bind: Bind) -> None:

@@ -111,8 +111,10 @@ class PoolProvisioner(ClaimingProvisioner):
                 await host_call(functools.partial(self._claims.put_into_quarantine, claim))
             else:
                 await self._wipe(claim, credentials)
-            async with self._claims.deciding():
-                await host_call(functools.partial(self._claims.remove, claim))
+            # Not under the lock of those who decide, which a target that does not answer may keep
+            # for long: a wipe of hours would be in vain. Whoever decides sees the unit had or free,
+            # and reads it in either case before he gives it away.
+            await host_call(functools.partial(self._claims.remove, claim))
 
     async def capacity(self, parameters: Mapping[str, str]) -> Capacity:
         """See :class:`Provisioner`. Units that hold data are counted: only a request reads them."""
@@ -193,6 +195,9 @@ class PoolProvisioner(ClaimingProvisioner):
                     now = opened.device.size_bytes
                     if not size.admits(now):
                         continue
+                    if await opened.is_registered():
+                        reasons.append(f"{unit.url} is registered by a node that has it")
+                        continue
                     if not await is_blank(opened.device):
                         reasons.append(f"{unit.url} holds data")
                         continue
@@ -215,12 +220,18 @@ class PoolProvisioner(ClaimingProvisioner):
         try:
             async with self._opener(url, credentials) as unit:
                 check_key(unit, url, claim.key)
+                if await unit.is_registered():
+                    raise _in_use(claim, "a node has registered a key")
                 await wipe(unit, url)
         except ReservationConflict as error:
-            raise ClaimInUse(
-                f"volume {claim.name!r} cannot be wiped: a node holds a reservation ({error})",
-                remedy="unstage it there; of a node that is gone: `pyscsi-init reservations`",
-            ) from error
+            raise _in_use(claim, f"a node holds a reservation ({error})") from error
+
+
+def _in_use(claim: Claim, reason: str) -> ClaimInUse:
+    return ClaimInUse(
+        f"volume {claim.name!r} cannot be wiped: {reason}",
+        remedy="unstage it there; of a node that is gone: `pyscsi-init reservations`",
+    )
 
 
 def _read_parameters(parameters: Mapping[str, str]) -> list[IscsiUrl]:

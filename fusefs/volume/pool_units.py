@@ -17,7 +17,7 @@ from fusefs.errors import ContentError, InvalidSpec
 from fusefs.volume.claims import address_of
 from pyscsi_init.device import BlockDevice, open_lun
 from pyscsi_init.device.driver import reset_unit
-from pyscsi_init.errors import IdentityMismatch, IscsiError, NotABlockDevice
+from pyscsi_init.errors import IdentityMismatch, IscsiError, NotABlockDevice, Unsupported
 from pyscsi_init.scsi import decode_lun
 from pyscsi_init.secret import Chap
 from pyscsi_init.settings import Settings
@@ -46,6 +46,10 @@ class Unit:
     size_bytes: int
 
 
+async def _nobody() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class OpenUnit:
     """A unit with a session."""
@@ -55,6 +59,9 @@ class OpenUnit:
     """Equal for the same unit, whatever its address; empty where it does not say who it is."""
     reset: Callable[[], Awaitable[None]]
     """LOGICAL UNIT RESET: when it returns, no write of an earlier session can land any more."""
+    is_registered: Callable[[], Awaitable[bool]] = _nobody
+    """Whether a node has registered a key with it, as each does that has a volume to itself. Asked
+    for, because there are targets (tgt) that let WRITE SAME pass by a reservation."""
 
 
 Opener = Callable[[IscsiUrl, Chap | None], contextlib.AbstractAsyncContextManager[OpenUnit]]
@@ -70,7 +77,13 @@ async def open_unit(url: IscsiUrl, credentials: Chap | None) -> AsyncIterator[Op
         async def reset() -> None:
             await reset_unit(lun.session, lun.unit.lun)
 
-        yield OpenUnit(lun, identity.key if known else "", reset)
+        async def is_registered() -> bool:
+            try:
+                return bool((await lun.reservations.read_keys()).keys)
+            except Unsupported:
+                return False
+
+        yield OpenUnit(lun, identity.key if known else "", reset, is_registered)
 
 
 def read_places(text: str) -> list[IscsiUrl]:

@@ -51,6 +51,10 @@ class ClaimInUse(VolumeError):
     """The unit is used, so it cannot be taken back or changed."""
 
 
+class LunLost(VolumeError):
+    """The unit was handed out, and what was on it is not there any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class SizeRange:
     """Bytes: at least ``required``, at most ``limit``; 0 says nothing."""
@@ -141,6 +145,7 @@ class Provisioner(ABC):
                 labels.
             SizeNotPossible: no unit of such a size can exist here.
             NoSpaceLeft: none is free.
+            LunLost: the name has a unit whose data is gone.
             IscsiError, HostError: the target or the host failed; calling again goes on.
 
         Cancellation: the claim exists or it does not; calling again ends in the same unit.

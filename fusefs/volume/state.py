@@ -72,6 +72,8 @@ class VolumeState:
     """The attachment, as fusefs.host.records.LoopDevice has it; empty where there is none."""
     mountpoint: str = ""
     binds: tuple[Bind, ...] = ()
+    once: bool = False
+    """It lives and dies where it is mounted first: nobody will ask for this name again."""
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ class VolumeState:
             "loop": dict(self.loop),
             "mountpoint": self.mountpoint,
             "binds": [asdict(bind) for bind in self.binds],
+            "once": self.once,
         }
 
     @classmethod
@@ -124,6 +127,7 @@ class VolumeState:
                 loop=dict(values["loop"]),
                 mountpoint=str(values["mountpoint"]),
                 binds=tuple(_bind(bind) for bind in values["binds"]),
+                once=bool(values.get("once", False)),
             )
         except (
             KeyError,

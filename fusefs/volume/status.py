@@ -36,6 +36,8 @@ class VolumeStatus:
     loop: str = ""
     mountpoint: str = ""
     binds: tuple[Bind, ...] = ()
+    once: bool = False
+    """It lives and dies where it is mounted."""
     fuse_channel: str = ""
     worker_pid: int | None = None
     size_bytes: int = 0
@@ -61,6 +63,9 @@ class VolumeStatus:
     """How and why the last of them died."""
     restart_in_s: float | None = None
     """Seconds to the next attempt to start a worker; None where there is one."""
+    savable: bool = False
+    """Its worker answers and its session has not failed for good, so an orderly end can still write
+    out what it holds, also where a mount of it is missing."""
 
     @property
     def failed(self) -> bool:
@@ -84,6 +89,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     if not being_worked_on:
         trouble = missing or trouble
     state = volume.state.phase
+    savable = bool(answer) and not answer.get("failed") and state in AT_REST
     held = volume.held
     if silence and not trouble:
         if being_worked_on:
@@ -110,6 +116,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         loop=loops[0] if loops else "",
         mountpoint=volume.state.mountpoint,
         binds=volume.state.binds,
+        once=volume.state.once,
         fuse_channel=volume.state.spec.fuse_channel,
         worker_pid=volume.worker.pid if volume.worker and volume.worker_is_alive() else None,
         size_bytes=int(answer.get("size_bytes") or facts.get("size_bytes") or 0),
@@ -127,6 +134,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         restarts=held.restarts if held else 0,
         last_death=held.last_death if held else "",
         restart_in_s=held.restart_in_s if held else None,
+        savable=savable,
     )
 
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import anyio
 
-from fusefs.errors import DeviceBusy, MountBusy, VolumeError, WorkerFailed
+from fusefs.errors import CallFailed, DeviceBusy, MountBusy, VolumeError, WorkerFailed
 from fusefs.host import LoopDevice
 from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
 from fusefs.volume.state import Bind
+from fusefs.volume.usage import has_given_up
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -86,11 +87,17 @@ async def take_down(volume: Pieces) -> DetachReport:
             f"out; try again when it has, or detach by force and lose what is not written",
         )
     lost = await _why_nothing_can_be_saved(volume)
+    given_up = ""
     await _refuse_if_used(volume)
     mountpoint = volume.state.mountpoint
     if mountpoint and not lost and await volume.call(volume.is_mounted_at, mountpoint):
         flush_s = volume.state.spec.session_settings().flush_timeout
-        await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
+        try:
+            await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
+        except CallFailed as error:
+            if not await volume.call(has_given_up, volume.host, mountpoint):
+                raise
+            given_up = str(error)
     await _unmount_and_detach(volume)
     for bind in volume.state.binds:
         await volume.remove_made(bind)
@@ -110,6 +117,11 @@ async def take_down(volume: Pieces) -> DetachReport:
         report = DetachReport(volume.state.name)
         await _tell_what_stays(volume, report)
         await volume.remove_files()
+    if given_up:
+        report.problems.append(
+            f"its filesystem had met an error before, and what it had not written by then is lost: "
+            f"{given_up}"
+        )
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
         report.problems.append(f"what had not reached the target by then is lost: {lost}")

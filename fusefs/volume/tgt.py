@@ -34,8 +34,8 @@ from fusefs.volume.hostcalls import host_call
 from fusefs.volume.provision import (
     Capacity,
     ClaimInUse,
+    LunLost,
     NoSpaceLeft,
-    NoSuchClaim,
     ProvisionedLun,
     SizeNotPossible,
     SizeRange,
@@ -99,6 +99,8 @@ class TgtProvisioner(ClaimingProvisioner):
             if claim is None:
                 claim = await self._claim(name, wanted, place, parameters, labels)
             claim.check(size, parameters, labels)
+            if claim.phase == READY:
+                await host_call(functools.partial(_require_file, place, claim))
             await host_call(functools.partial(_make, place, claim))
             if claim.phase != READY:
                 claim = await self._write(claim, phase=READY)
@@ -120,13 +122,15 @@ class TgtProvisioner(ClaimingProvisioner):
     async def expand(
         self, claim_id: str, size: SizeRange, credentials: Chap | None = None
     ) -> ProvisionedLun:
-        """See :class:`Provisioner`."""
+        """See :class:`Provisioner`. A volume that a tgt which was restarted has forgotten is put
+        back into it."""
         async with self._claims.deciding():
             claim = await self._handed_out(claim_id)
             if claim.size_bytes < size.required:
                 place = _read_parameters(claim.parameters)
                 wanted = _rounded(size)
                 await self._require_room(place, wanted - claim.size_bytes)
+                await host_call(functools.partial(_require_file, place, claim))
                 await host_call(functools.partial(_grow, place, claim, wanted))
                 # Last: a call that was cut off before it does all of it again.
                 claim = await self._write(claim, size_bytes=wanted)
@@ -195,6 +199,8 @@ class TgtProvisioner(ClaimingProvisioner):
             raise _unusable(place.directory, error) from error
         promised = 0
         for claim in self._claims.all():
+            if claim.parameters.get(DIRECTORY) != str(place.directory):
+                continue  # it takes room elsewhere
             used = 0
             with contextlib.suppress(OSError):
                 used = place.file(claim).stat().st_blocks * 512
@@ -212,7 +218,21 @@ def _make(place: _Place, claim: Claim) -> None:
 def _grow(place: _Place, claim: Claim, size_bytes: int) -> None:
     _truncate(place.file(claim), size_bytes)
     if not place.admin.take_size_over(parse_url(claim.url).target, place.file(claim)):
-        raise NoSuchClaim(claim.claim_id)
+        _make(place, claim)
+
+
+def _require_file(place: _Place, claim: Claim) -> None:
+    """A volume that somebody has is never made anew: it would be empty.
+
+    Raises:
+        LunLost: its file is not there.
+    """
+    if not place.file(claim).is_file():
+        raise LunLost(
+            f"the file {place.file(claim)} of volume {claim.name!r} is not there",
+            remedy=f"mount what {place.directory} is to be, or put it back; if the data is given "
+            "up, delete the volume",
+        )
 
 
 def _truncate(file: Path, size_bytes: int) -> None:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from fusefs.errors import CallFailed, NoSuchVolume, Timeout
+from fusefs.host import Host
 from fusefs.host.blocking import bounded
 from fusefs.volume.checks import resolve_parent
 from fusefs.volume.hostcalls import host_call
@@ -15,6 +19,13 @@ from fusefs.volume.status import VolumeStatus
 
 ASK_SECONDS = 3.0
 """A filesystem answers from memory; one that does not waits for its target."""
+
+GIVEN_UP = frozenset(("emergency_ro", "shutdown"))
+"""How mountinfo says that a filesystem writes nothing any more, after an error that it met."""
+
+_unanswered: dict[str, threading.Event] = {}
+"""Places that a thread waits for, set when it does no more: one thread is enough, however often and
+however long somebody asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +40,8 @@ class Usage:
     """0 where the filesystem makes them as it needs them."""
     inodes_free: int = 0
     device: bool = False
+    read_only: bool = False
+    """Nobody can write to the filesystem, whatever this place of it allows."""
     unknown: str = ""
     """Why only the size is known."""
 
@@ -45,7 +58,7 @@ async def places_of(volume: VolumeStatus, path: str) -> str:
     return place
 
 
-async def usage(volume: VolumeStatus, path: str) -> Usage:
+async def usage(host: Host, volume: VolumeStatus, path: str) -> Usage:
     """How full ``volume`` is, seen at ``path``, a directory or device of it.
 
     Raises:
@@ -54,10 +67,27 @@ async def usage(volume: VolumeStatus, path: str) -> Usage:
     place = await places_of(volume, path)
     if not volume.mountpoint:
         return Usage(size_bytes=volume.size_bytes, device=True)
-    ask = functools.partial(os.statvfs, place)
+    mounted = [entry for entry in host.mounts() if entry.mountpoint == place]
+    if not mounted:
+        return Usage(size_bytes=volume.size_bytes, unknown=f"it is not mounted on {place} any more")
+    if (earlier := _unanswered.pop(place, None)) is not None and not earlier.is_set():
+        _unanswered[place] = earlier
+        return Usage(size_bytes=volume.size_bytes, unknown=f"statvfs {place} has no answer yet")
+    over = threading.Event()
+
+    def ask() -> os.statvfs_result:
+        try:
+            Path(place).stat()  # xfs that was shut down answers statvfs, and nothing else
+            return os.statvfs(place)
+        finally:
+            over.set()
+
     try:
         found = await host_call(lambda: bounded(f"statvfs {place}", ASK_SECONDS, ask))
-    except (Timeout, OSError, CallFailed) as error:
+    except Timeout as error:
+        _unanswered[place] = over
+        return Usage(size_bytes=volume.size_bytes, unknown=str(error))
+    except (OSError, CallFailed) as error:
         return Usage(size_bytes=volume.size_bytes, unknown=str(error))
     return Usage(
         size_bytes=found.f_blocks * found.f_frsize,
@@ -65,4 +95,20 @@ async def usage(volume: VolumeStatus, path: str) -> Usage:
         available_bytes=found.f_bavail * found.f_frsize,
         inodes=found.f_files,
         inodes_free=found.f_ffree,
+        read_only=not {"ro", *GIVEN_UP}.isdisjoint(mounted[-1].super_options),
     )
+
+
+def has_given_up(host: Host, mountpoint: str) -> bool:
+    """Whether the filesystem at ``mountpoint`` met an error after which it writes nothing any more,
+    so that waiting for it saves nothing. Blocks."""
+    over = [entry for entry in host.mounts() if entry.mountpoint == mountpoint]
+    if not over or not GIVEN_UP.isdisjoint(over[-1].super_options):
+        return bool(over)
+    try:
+        bounded(f"stat {mountpoint}", ASK_SECONDS, Path(mountpoint).stat)
+    except OSError as error:
+        return error.errno == errno.EIO  # all that xfs says of its shutdown
+    except Timeout:
+        return False
+    return False

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGKILL of the CSI driver between and inside its calls; then the same call again.
+"""SIGKILL of the CSI driver between and inside the calls of a node; then the same call again.
 
-A first life counts the steps of each call. Then the driver is killed at each of them, another one
-starts on the same directories, and the call is made again: it succeeds, the volume is what it has
-to be, and nothing is there twice. ``make test`` takes a few steps of each call, ``make soak`` all.
+``make test`` has one life of each kind of volume, in which each call is killed inside once, made
+again, killed between it and the next one, and made once more. ``make soak`` counts the steps of
+each call in a life in which nobody is killed, and then kills at every one of them. Each time the
+call that comes again succeeds, the volume is what it has to be, and nothing is there twice.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,36 @@ from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
+log = logging.getLogger("tests")
 POD = "pod-1"
-CALLS = ("NodeStageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume")
+WAY_UP = ("NodeStageVolume", "NodePublishVolume")
 LOOKS = ("NodeGetVolumeStats", "NodeExpandVolume")
-FEW = 3
+WAY_BACK = ("NodeUnpublishVolume", "NodeUnstageVolume")
+POINTS = {
+    "filesystem": (
+        "after mkfs",
+        "after bind",
+        "before usage",
+        "before grow_filesystem",
+        "after umount",
+        "before loop_detach",
+    ),
+    "block": (
+        "after loop_attach",
+        "before bind",
+        "after usage",
+        "after loop_set_capacity",
+        "before umount",
+        "after the holder forgot",
+    ),
+    "inline": (
+        "after start of the worker",
+        "before usage",
+        "after grow_filesystem",
+        "before the holder forgets",
+    ),
+}
+"""One in each call."""
 
 
 @dataclass
@@ -38,19 +65,45 @@ class Life:
     tgt: TgtServer
     driver: KilledDriver
     disk: Disk
-    block: bool
-    inline: bool = False
+    kind: str
     number: int = 0
+
+    @property
+    def block(self) -> bool:
+        return self.kind == "block"
+
+    @property
+    def inline(self) -> bool:
+        return self.kind == "inline"
+
+    @property
+    def size(self) -> int:
+        return (320 if self.kind == "xfs" else 64) * MEBI
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return (*WAY_UP[self.inline :], *LOOKS, *WAY_BACK[: 2 - self.inline])
 
     def begin(self) -> None:
         """A new volume, on a disk that holds nothing."""
         self.number += 1
         os.truncate(self.disk.path, 0)
-        os.truncate(self.disk.path, 64 * MEBI)
+        self.tgt.grow(self.disk.tid, 1, self.size)
         context = dict(self.disk.context)
         if self.inline:
             context["csi.storage.k8s.io/ephemeral"] = "true"
-        self.volume = Kubelet(self.driver, f"vol-{self.number}", context, block=self.block)
+        self.volume = Kubelet(
+            self.driver,
+            f"vol-{self.number}",
+            context,
+            block=self.block,
+            fstype="xfs" if self.kind == "xfs" else "",
+        )
+
+    def prepare(self, method: str) -> None:
+        """Before an expansion there is something to take over, where that can be done here."""
+        if method == "NodeExpandVolume" and self.kind in ("block", "xfs"):
+            self.tgt.grow(self.disk.tid, 1, self.size + 64 * MEBI)
 
     def request(self, method: str) -> Any:
         return {
@@ -83,6 +136,14 @@ class Life:
         assert len(mounted_below(self.volume.root)) == wanted, mounted_below(self.volume.root)
         assert len(self.tgt.sessions(self.disk.tid)) == 1
         (state,) = states(self.driver)
+        grown = method in ("NodeExpandVolume", *WAY_BACK) and self.kind in ("block", "xfs")
+        size = self.size + grown * 64 * MEBI
+        sectors = Path("/sys/block", Path(state["loop"]["path"]).name, "size")
+        assert int(sectors.read_text()) * 512 == size
+        if published and self.kind == "xfs":
+            found = os.statvfs(place)
+            # Its log takes 64 MiB.
+            assert (found.f_blocks * found.f_frsize >= self.size) == grown
         assert state["phase"] == ("attached" if self.block else "mounted")
         assert len(state["binds"]) == (published and not self.inline)
         assert self.loops() == 1
@@ -96,20 +157,6 @@ class Life:
                 continue
         return found
 
-    def advance(self, methods: tuple[str, ...], upto: str) -> None:
-        """Make the calls before ``upto``."""
-        for method in methods:
-            if method == upto:
-                return
-            self.call(method)
-
-    def finish(self, methods: tuple[str, ...], after: str) -> None:
-        """Make the calls of the way back that are left."""
-        back = methods[len(methods) // 2 :]
-        for method in back[back.index(after) + 1 :] if after in back else back:
-            self.call(method)
-        self.check(methods[-1])
-
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TgtServer, KilledDriver]]:
@@ -117,34 +164,64 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TgtServer
         yield tgt, driver
 
 
-@pytest.fixture(params=["filesystem", "block", "inline"])
+@pytest.fixture
 def life(request: pytest.FixtureRequest, ground: tuple[TgtServer, KilledDriver]) -> Iterator[Life]:
     tgt, driver = ground
     disk = Cluster(tgt, driver).new_disk()
-    kind = request.param
-    made = Life(tgt, driver, disk, block=kind == "block", inline=kind == "inline")
-    made.number = disk.tid * 1000
-    yield made
+    yield Life(tgt, driver, disk, request.param, disk.tid * 1000)
     end_all(driver)
 
 
-def methods_of(life: Life) -> tuple[str, ...]:
-    return CALLS[1:3] if life.inline else CALLS
+def kinds(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("life", names, indirect=True)
 
 
-def kill_at(life: Life, method: str, at: int) -> bool:
-    """Make the call on a driver that dies at its step ``at``; whether it died."""
-    life.driver.kill()
-    life.driver.start(at)
-    code, text = life.driver.client.refusal(method, life.request(method))
-    if code == "OK":
+@kinds("filesystem", "block", "inline")
+def test_each_call_killed_inside_and_before_the_next(life: Life) -> None:
+    life.begin()
+    for method, point in zip(life.methods, POINTS[life.kind], strict=True):
+        life.prepare(method)
+        assert life.driver.killed_in(method, life.request(method), point), (method, point)
+        for _ in range(2):
+            life.call(method)
+            life.check(method)
+
+
+@pytest.mark.soak
+@kinds("filesystem", "block", "inline", "xfs")
+def test_killed_between_any_two_calls(life: Life) -> None:
+    """Also each call again, as from an orchestrator that got no answer."""
+    life.begin()
+    for method in life.methods:
+        life.prepare(method)
+        life.call(method)
         life.driver.kill()
         life.driver.start()
-        return False
-    assert code == "UNAVAILABLE", text
-    assert life.driver.wait() == signal.SIGKILL
-    life.driver.start()
-    return True
+        life.check(method)
+        life.call(method)
+        life.check(method)
+
+
+@pytest.mark.soak
+@kinds("filesystem", "block", "inline", "xfs")
+def test_killed_inside_a_call_at_every_step(life: Life) -> None:
+    """In the life of number N each call is killed at its step N, should it have so many."""
+    steps = steps_of(life)
+    assert all(names for names in steps.values()), steps
+    for at in range(1, max(map(len, steps.values())) + 1):
+        life.begin()
+        for method, names in steps.items():
+            life.prepare(method)
+            where = f"{method} step {at} of {len(names)}: {names[min(at, len(names)) - 1]}"
+            try:
+                if at <= len(names):
+                    assert life.driver.killed_in(method, life.request(method), at)
+                life.call(method)
+                life.check(method)
+            except (AssertionError, grpc.RpcError) as error:
+                error.add_note(where)
+                raise
+    log.info("%s: %s", life.kind, {each: len(steps[each]) for each in steps})
 
 
 def steps_of(life: Life) -> dict[str, list[str]]:
@@ -153,59 +230,10 @@ def steps_of(life: Life) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for _ in range(2):
         life.begin()
-        for method in methods_of(life):
+        for method in life.methods:
+            life.prepare(method)
             before = len(life.driver.steps())
             life.call(method)
             found[method] = life.driver.steps()[before:]
             life.check(method)
     return found
-
-
-def chosen(count: int, *, everything: bool) -> list[int]:
-    """Numbers of steps, the first and the last among them."""
-    if everything or count <= FEW:
-        return list(range(1, count + 1))
-    return sorted({1 + round(index * (count - 1) / (FEW - 1)) for index in range(FEW)})
-
-
-def kill_inside(life: Life, *, everything: bool) -> None:
-    steps = steps_of(life)
-    methods = methods_of(life)
-    assert all(len(names) > 2 for names in steps.values()), steps
-    for method, names in steps.items():
-        for at in chosen(len(names), everything=everything):
-            life.begin()
-            life.advance(methods, method)
-            killed = kill_at(life, method, at)
-            where = f"{method} step {at} of {len(names)}: {names[at - 1]}"
-            assert killed, where
-            try:
-                life.call(method)
-                life.check(method)
-                life.finish(methods, method)
-            except (AssertionError, grpc.RpcError) as error:
-                error.add_note(where)
-                raise
-
-
-def test_killed_inside_a_call(life: Life) -> None:
-    kill_inside(life, everything=False)
-
-
-@pytest.mark.soak
-def test_killed_inside_a_call_at_every_step(life: Life) -> None:
-    kill_inside(life, everything=True)
-
-
-def test_killed_between_any_two_calls(life: Life) -> None:
-    """Also each call again, as from an orchestrator that got no answer."""
-    life.begin()
-    methods = methods_of(life)
-    middle = len(methods) // 2
-    for method in (*methods[:middle], *LOOKS, *methods[middle:]):
-        life.call(method)
-        life.driver.kill()
-        life.driver.start()
-        life.check(method)
-        life.call(method)
-        life.check(method)

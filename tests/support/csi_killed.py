@@ -3,24 +3,42 @@
 
 A helper has everything imported and forks a driver each time, so that a start costs milliseconds.
 What a step is, is told in tests/fusefs/volume/crashing.py: each change of a file below the test's
-directory, each call that changes the host, before and after it, each request to the holder. Only
-the driver itself is killed: holder, zygote and worker are no processes of its own.
+directory, each call that changes the host, before and after it, each request to the holder; and
+here: each question for the fill level, each session of a pool and each wipe in it, each tgtadm that
+changes something, before it, while it runs and after it. Only the driver itself is killed: holder,
+zygote and worker are no processes of its own, and a tgtadm that runs goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+from google.protobuf.message import Message
 
+from fusefs.csi import node
 from fusefs.csi.server import CsiServer
+from fusefs.host import Host
+from fusefs.volume import pool_units
 from fusefs.volume.manager import VolumeManager
+from fusefs.volume.pool import PoolProvisioner
+from fusefs.volume.status import VolumeStatus
+from fusefs.volume.tgt import TgtProvisioner
+from fusefs.volume.usage import Usage, usage
+from pyscsi_init.device import BlockRequest, Operation
+from pyscsi_init.device.wrapper import WrappedDevice
+from pyscsi_init.secret import Chap
+from pyscsi_init.url import IscsiUrl
 from tests.fusefs.volume.crashing import SteppedHolder, Steps, stepped_host
 from tests.support import processes
 from tests.support.csi_driver import Driver
@@ -28,13 +46,16 @@ from tests.support.source import ROOT
 
 STUCK_S = 50
 """A driver that takes so long to start tells where it is."""
+WIPED_AT_ONCE = 8 << 20
 
 
 class WrittenSteps(Steps):
-    """Each step is written down before it counts, for whoever survives."""
+    """Each step is written down before it counts, for whoever survives. ``at`` is a number, or a
+    part of the name of a step."""
 
-    def __init__(self, base: str, at: int) -> None:
-        super().__init__("", base, at, "self")
+    def __init__(self, base: str, at: int | str) -> None:
+        super().__init__("", base, at if isinstance(at, int) else 0, "self")
+        self._name = at if isinstance(at, str) else ""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(f"{base}/steps", flags, 0o600)
 
@@ -43,11 +64,14 @@ class WrittenSteps(Steps):
             return  # nothing is made, so nothing can be cut off
         if self._armed and "csi.sock" not in name:
             os.write(self._file, f"{name}\n".encode())
+            if self._name and self._name in name:
+                self._at = len(self.names) + 1
             super().hit(name)
 
 
 class KilledDriver(Driver):
-    """``start(at=N)`` runs a driver that kills itself at its Nth step; 0 never does."""
+    """``start(at=N)`` runs a driver that kills itself at its Nth step, or at the first whose name
+    has that in it; 0 never does."""
 
     def begin(self) -> None:
         with self.log.open("ab") as log:
@@ -63,7 +87,7 @@ class KilledDriver(Driver):
         self._runs = False
         self.start()
 
-    def start(self, at: int = 0) -> None:
+    def start(self, at: int | str = 0) -> None:
         self._ask({"do": "start", "base": str(self.base), "at": at})
         self._runs = True
         self.await_answers()
@@ -89,6 +113,21 @@ class KilledDriver(Driver):
         self._runs = False
         return os.WTERMSIG(status)
 
+    def killed_in(self, method: str, request: Message, at: int | str) -> bool:
+        """Make the call on a driver that dies at a step of it; whether it did. Another one runs
+        then."""
+        self.kill()
+        self.start(at)
+        code, text = self.client.refusal(method, request)
+        died = code == "UNAVAILABLE"
+        if died:
+            assert self.wait() == signal.SIGKILL, text
+        else:
+            assert code == "OK", text
+            self.kill()
+        self.start()
+        return died
+
     def steps(self) -> list[str]:
         """The names of all steps so far."""
         path = self.base / "steps"
@@ -104,7 +143,73 @@ class KilledDriver(Driver):
         self.client.close()
 
 
-def serve(base: Path, at: int) -> None:
+# -- in the driver --------------------------------------------------------------------------------
+
+
+class SteppedUnit(WrappedDevice):
+    """A step before each request of a wipe."""
+
+    def __init__(self, inner: Any, steps: Steps) -> None:
+        super().__init__(inner)
+        self._steps = steps
+
+    def submit(self, request: BlockRequest) -> None:
+        if request.operation is Operation.WRITE_ZEROES:
+            self._steps.hit(f"before zeros at {request.offset}")
+        super().submit(request)
+
+
+def stepped_opener(steps: Steps) -> pool_units.Opener:
+    @contextlib.asynccontextmanager
+    async def opener(url: IscsiUrl, credentials: Chap | None) -> AsyncIterator[pool_units.OpenUnit]:
+        steps.hit(f"before login to LUN {url.lun}")
+        async with pool_units.open_unit(url, credentials) as unit:
+            steps.hit(f"after login to LUN {url.lun}")
+            yield dataclasses.replace(unit, device=SteppedUnit(unit.device, steps))
+            steps.hit(f"before logout from LUN {url.lun}")
+
+    return opener
+
+
+def step_tgtadm(steps: Steps) -> None:
+    """What changes a tgt: before it is asked, while it is asked, and after its answer."""
+    communicate = subprocess.Popen.communicate
+    execute = subprocess.Popen.__init__
+
+    def named(command: Any) -> str:
+        words = [str(word) for word in command] if isinstance(command, (list, tuple)) else []
+        if not words or not words[0].endswith("tgtadm") or "show" in words:
+            return ""
+        return " ".join(words[words.index("--op") :])
+
+    def init(self: Any, command: Any, *arguments: Any, **options: Any) -> None:
+        if name := named(command):
+            steps.hit(f"before tgtadm {name}")
+        execute(self, command, *arguments, **options)
+        if name:
+            steps.hit(f"during tgtadm {name}")
+
+    def waited(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = communicate(self, *arguments, **options)
+        if name := named(self.args):
+            steps.hit(f"after tgtadm {name}")
+        return result
+
+    subprocess.Popen.__init__ = init  # type: ignore[method-assign,assignment]
+    subprocess.Popen.communicate = waited  # type: ignore[method-assign]
+
+
+def step_usage(steps: Steps) -> None:
+    async def stepped(host: Host, volume: VolumeStatus, path: str) -> Usage:
+        steps.hit("before usage")
+        found = await usage(host, volume, path)
+        steps.hit("after usage")
+        return found
+
+    node.usage = stepped  # type: ignore[attr-defined]
+
+
+def serve(base: Path, at: int | str) -> None:
     """Be a driver until killed."""
     faulthandler.dump_traceback_later(STUCK_S)
     steps = WrittenSteps(str(base), at)
@@ -112,8 +217,20 @@ def serve(base: Path, at: int) -> None:
     host = stepped_host(steps)
     holder = SteppedHolder(base / "run", host)
     holder.steps = steps
+    step_tgtadm(steps)
+    step_usage(steps)
+    pool_units.WIPE_BYTES = WIPED_AT_ONCE
     manager = VolumeManager(host, base / "run", base / "state", lock_timeout_s=0, holder=holder)
-    server = CsiServer(str(base / "csi.sock"), manager=manager, provisioners=None, node_id="n")
+    provisioned = base / "state" / "provisioned"
+    server = CsiServer(
+        str(base / "csi.sock"),
+        manager=manager,
+        provisioners=[
+            PoolProvisioner(provisioned / "pool", opener=stepped_opener(steps)),
+            TgtProvisioner(provisioned / "tgt"),
+        ],
+        node_id="n",
+    )
     steps.arm()
 
     async def run() -> None:

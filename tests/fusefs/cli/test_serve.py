@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.cli import listening
-from fusefs.cli.exit_codes import AlreadyServed
 from fusefs.cli.listening import Listener, sole_server
 from fusefs.cli.systemd import inherited_sockets, notify
 from fusefs.errors import InvalidSpec
+from fusefs.host.sockets import LONGEST_PATH
+from fusefs.volume_errors import AlreadyServed
 from tests.support.plugin import Plugin
 from tests.support.source import ROOT
 
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_socket_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-@pytest.mark.parametrize("path", ["relative.sock", f"/{'x' * listening.LONGEST_PATH}"])
+@pytest.mark.parametrize("path", ["relative.sock", f"/{'x' * LONGEST_PATH}"])
 def test_a_path_that_cannot_be_a_socket_is_refused(path: str) -> None:
     with pytest.raises(InvalidSpec, match="107 bytes; name another"):
         listen(Path(path))

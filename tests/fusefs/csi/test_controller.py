@@ -177,6 +177,13 @@ def test_validate(tmp_path: Path) -> None:
         )
         answer = await it.call("ValidateVolumeCapabilities", ask)
         assert answer.confirmed.volume_capabilities == ask.volume_capabilities
+        ask.parameters.update(create().parameters)
+        answer = await it.call("ValidateVolumeCapabilities", ask)
+        assert answer.confirmed.parameters == ask.parameters
+        ask.parameters["colour"] = "blue"
+        answer = await it.call("ValidateVolumeCapabilities", ask)
+        assert answer.message == "parameters: differ in colour"
+        ask.parameters.clear()
         ask.volume_context["lun"] = "7"
         answer = await it.call("ValidateVolumeCapabilities", ask)
         assert not answer.HasField("confirmed")

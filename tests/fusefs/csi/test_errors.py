@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
+import errno
+
 import grpc
 import pytest
 
 from fusefs import errors as volume
 from fusefs.csi import errors
-from fusefs.csi.errors import CODES, MAX_TEXT, Code, Refused, code_of, missing, text_of
+from fusefs.csi.errors import (
+    CODES,
+    MAX_TEXT,
+    Code,
+    Refused,
+    code_of,
+    is_expected,
+    missing,
+    text_of,
+)
 from fusefs.volume import provision
-from fusefs.volume_errors import VolumeInUse
+from fusefs.volume_errors import PlaceTaken, VolumeInUse
 from pyscsi_init import errors as iscsi
 
 
@@ -27,6 +38,7 @@ from pyscsi_init import errors as iscsi
         (volume.WorkerFailed("v", "hangs"), Code.UNAVAILABLE),
         (volume.Timeout("mkfs", 1), Code.DEADLINE_EXCEEDED),
         (volume.LoopFailed("f", "none"), Code.INTERNAL),
+        (PlaceTaken("/mnt", "lies something"), Code.FAILED_PRECONDITION),
         (VolumeInUse("v", ("pod",)), Code.FAILED_PRECONDITION),
         (iscsi.ConfigurationError("x", 1, "is wrong"), Code.INVALID_ARGUMENT),
         (iscsi.LunNotFound("no LUN 7"), Code.NOT_FOUND),
@@ -62,4 +74,20 @@ def test_no_row_hides_another() -> None:
 def test_text() -> None:
     assert text_of(Refused(Code.ABORTED, "one\n  two", remedy="do it")) == "one | two; do it"
     assert text_of(ValueError()) == "ValueError"
-    assert len(text_of(ValueError("x" * 10_000))) == MAX_TEXT
+    assert len(text_of(ValueError("x" * 10_000))) == MAX_TEXT + len("...")
+    letters = text_of(ValueError("\U0001f980" * 10_000)).removesuffix("...")
+    assert len(letters) == MAX_TEXT // 12, "as a header has them"
+    assert text_of(ValueError("/a/\udcff")) == "/a/\\udcff", "of a file name"
+
+
+def test_a_full_disk_is_expected() -> None:
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device", "/claims/one"),
+        volume.CallFailed("ftruncate", "/claims/one", errno.EDQUOT),
+    ):
+        assert code_of(error) is Code.RESOURCE_EXHAUSTED
+        assert is_expected(error)
+        assert "/claims/one" in text_of(error)
+    assert "make room there" in text_of(OSError(errno.ENOSPC, "No space left on device", "/c"))
+    assert code_of(OSError(errno.EIO, "no")) is Code.INTERNAL
+    assert not is_expected(OSError(errno.EIO, "no"))

@@ -16,6 +16,7 @@ from fusefs.csi.calls import Calls
 from fusefs.csi.errors import Refused
 from fusefs.csi.server import CsiServer, socket_path
 from fusefs.errors import InvalidSpec, OperationInProgress
+from fusefs.volume_errors import AlreadyServed
 from tests.fusefs.csi.shelf import (
     Controller,
     Shelf,
@@ -71,7 +72,7 @@ def test_the_socket_is_for_root_alone_and_not_taken_from_a_server(tmp_path: Path
         mode = stat.S_IMODE(it.path.stat().st_mode)
         assert mode == 0o600
         second = CsiServer(str(it.path), manager=None, provisioners=[Shelf()], node_id="n")
-        with pytest.raises(InvalidSpec, match="has a server already; stop that one first"):
+        with pytest.raises(AlreadyServed, match="already; end that one"):
             await second.serve(anyio.Event())
         await it.call("Probe", service="Identity")
 
@@ -88,7 +89,7 @@ def test_a_file_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "csi.sock").write_text("mine")
     with pytest.raises(ExceptionGroup) as caught:
         run(lambda it: it.call("Probe", service="Identity"), tmp_path)
-    assert caught.group_contains(InvalidSpec, match="is there and no socket")
+    assert caught.group_contains(InvalidSpec, match="is there already and is no socket")
     assert (tmp_path / "csi.sock").read_text() == "mine"
 
 

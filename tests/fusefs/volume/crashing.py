@@ -41,6 +41,8 @@ MESSAGE = "written before the crash"
 CHANGES = (
     "loop_attach",
     "loop_detach",
+    "loop_set_capacity",
+    "grow_filesystem",
     "mkfs",
     "fsck",
     "sync",

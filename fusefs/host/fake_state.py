@@ -19,6 +19,7 @@ from typing import Any
 from fusefs.errors import NotAllowed, ProcessUser
 from fusefs.host.blocking import assert_off_loop
 from fusefs.host.records import (
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -52,6 +53,7 @@ class Content:
     signatures: tuple[Signature, ...] = ()
     first_nonzero: int | None = None
     log_pending: bool = False
+    mark: FormatMark | None = None
     fsck: FsckResult | Exception | None = None
     """What a check of it answers; None: clean."""
 

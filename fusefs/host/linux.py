@@ -16,6 +16,7 @@ from fusefs.host import (
     capabilities,
     container,
     filesystems,
+    format_mark,
     fuse_mount,
     loop,
     mountinfo,
@@ -31,6 +32,7 @@ from fusefs.host.interface import FSCK_S, MKFS_S, QUICK_S, Host
 from fusefs.host.records import (
     BlankCheck,
     Capabilities,
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -91,16 +93,37 @@ class LinuxHost(Host):
         probe.assert_formattable(device, timeout_s=timeout_s)
 
     @blocking
+    def write_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        format_mark.write(device, mark, timeout_s=timeout_s)
+
+    @blocking
+    def remove_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        format_mark.remove(device, mark, timeout_s=timeout_s)
+
+    @blocking
+    def wipe_unfinished(
+        self, device: str, mark: FormatMark, *, timeout_s: float = 2 * QUICK_S
+    ) -> None:
+        format_mark.wipe(device, mark, timeout_s=timeout_s)
+
+    @blocking
     def mkfs(
         self,
         device: str,
         fstype: str,
         *,
         label: str = "",
+        uuid: str = "",
         options: Sequence[str] = (),
         timeout_s: float = MKFS_S,
     ) -> None:
-        filesystems.mkfs(device, fstype, label=label, options=options, timeout_s=timeout_s)
+        filesystems.mkfs(
+            device, fstype, label=label, uuid=uuid, options=options, timeout_s=timeout_s
+        )
 
     @blocking
     def fsck(

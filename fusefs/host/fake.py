@@ -347,6 +347,12 @@ class FakeHost(FakeFormatting, Host):
     def give_back_memory(self) -> None:
         pass
 
+    def ends_as_a_whole(self) -> bool:
+        return self.in_a_container
+
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        return []
+
     def process_group_command(self) -> list[str]:
         return []
 

@@ -81,6 +81,7 @@ class FakeState:
     users: dict[str, list[ProcessUser]] = field(default_factory=dict)
     """Mount point or device -> who keeps it busy."""
     refusals: list[Refusal] = field(default_factory=list)
+    in_a_container: bool = False
 
     def __post_init__(self) -> None:
         self._loops: dict[int, LoopDevice] = {}

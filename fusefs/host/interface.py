@@ -309,6 +309,16 @@ class Host(ABC):
         """Give what this process has freed back to the system."""
 
     @abstractmethod
+    def ends_as_a_whole(self) -> bool:
+        """Whether all processes of ours, and the mounts, can be ended at once, as those of a
+        container are."""
+
+    @abstractmethod
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        """The beginning of a command line that runs the rest where the file systems of volumes,
+        whose files lie below ``volumes``, are not mounted; empty where that is of no use."""
+
+    @abstractmethod
     def process_group_command(self) -> list[str]:
         """The beginning of a command line that starts the rest in a control group of its own; empty
         where it is to be moved by ``set_process_apart``."""

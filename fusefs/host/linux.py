@@ -21,6 +21,7 @@ from fusefs.host import (
     loop,
     mountinfo,
     mounts,
+    own_mounts,
     probe,
     process,
     process_group,
@@ -232,6 +233,12 @@ class LinuxHost(Host):
 
     def give_back_memory(self) -> None:
         syscalls.malloc_trim()
+
+    def ends_as_a_whole(self) -> bool:
+        return own_mounts.ends_as_a_whole()
+
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        return own_mounts.command(volumes, loop.attached(), mountinfo.read())
 
     def process_group_command(self) -> list[str]:
         return process_group.command()

@@ -277,6 +277,9 @@ class Composition(Pieces):
             options=self.state.spec.mount_options,
             read_only=self.state.spec.read_only,
         )
+        if self.host.ends_as_a_whole():
+            # Nobody is left to detach it then, so it goes with its mount.
+            await self.call(self.host.loop_detach, device, lazy=True)
         if self._is_new:
             await self.call(_leave_it_empty, self.mountpoint)
 

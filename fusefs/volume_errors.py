@@ -5,6 +5,9 @@ others of this node have, and of ends that lose something.
 They hang in the tree of ``fusefs.errors``::
 
     VolumeError
+    ├── ContentError
+    │   └── NotBlank
+    │       └── FormatUnfinished  mkfs was cut off, and it may be another node's (which)
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
     ├── EndedWithLoss          it is gone, and not everything was written (what)
     ├── AlreadyServed          another process serves here (front doors)
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusefs.errors import AlreadyAttached, VolumeError
+from fusefs.errors import AlreadyAttached, NotBlank, VolumeError
 
 _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
@@ -89,4 +92,20 @@ class AttachedElsewhere(AlreadyAttached):
             f"{what} {where}, which is not ours; {why}",
             remedy=f"detach it where it was attached (a managed plugin or a container has a run "
             f"directory of its own), or {choice}",
+        )
+
+
+class FormatUnfinished(NotBlank):
+    """mkfs was cut off on the device, and nothing keeps the node that ran it from writing."""
+
+    def __init__(self, device: str, *, fstype: str, node: str) -> None:
+        who = f"node {node!r}" if node else "another node"
+        super().__init__(
+            device,
+            f"the beginning of an {fstype} filesystem which {who} was making; that may still go on",
+        )
+        self.remedy = (
+            "mount it there, which makes the filesystem anew; or here with fencing, where the "
+            "target has persistent reservations. If that node is gone for good, write zeros over "
+            "the LUN, and mount it again"
         )

@@ -16,6 +16,7 @@ from fusefs.host.linux import LinuxHost
 from fusefs.host.records import (
     BlankCheck,
     Capabilities,
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -32,6 +33,7 @@ __all__ = [
     "Capabilities",
     "Container",
     "FakeHost",
+    "FormatMark",
     "FsckResult",
     "FuseConnection",
     "Host",

@@ -29,6 +29,10 @@ TAIL_BYTES = 1 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 64
 
+# In 1009ths of the device: a prime, so that none is at the head of a block group, an allocation
+# group or another part that mkfs makes by round numbers; and none is in the middle (journals).
+_MARKS, _MARKS_OF = (100, 179, 305, 352, 415, 604, 683, 730, 841, 920), 1009
+
 _CHUNK = 1 << 20
 
 # linux/fs/ext4/ext4.h, struct ext4_super_block
@@ -62,7 +66,7 @@ class DirectReader:
             self._fd = os.open(device, flags)
         except OSError as fault:
             if fault.errno == errno.EBUSY:
-                raise _busy(device) from fault
+                raise busy(device) from fault
             raise CallFailed("open", device, fault.errno or 0) from fault
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
         self._buffer = mmap.mmap(-1, _CHUNK)
@@ -104,7 +108,8 @@ class DirectReader:
         return b"".join(pieces)[skip : skip + length]
 
 
-def _busy(device: str) -> DeviceBusy:
+def busy(device: str) -> DeviceBusy:
+    """The error for a device that could not be claimed, with who has it."""
     number = Path(device).stat().st_rdev
     return DeviceBusy(
         device,
@@ -134,6 +139,12 @@ def ext_backup_positions(size: int) -> list[int]:
     return sorted(offset for offset in found if offset + SAMPLE_BYTES <= size)
 
 
+def mark_places(size: int) -> list[int]:
+    """Where format_mark.py puts its blocks on a device of this size, ascending."""
+    found = {size * part // _MARKS_OF // 4096 * 4096 for part in _MARKS}
+    return sorted(at for at in found if at > 0 and at + SAMPLE_BYTES <= size)
+
+
 def positions(size: int) -> Iterator[tuple[int, int]]:
     """The ranges (offset, length) that must be zero on a blank device of this size."""
     yield 0, min(size, HEAD_BYTES)
@@ -144,6 +155,7 @@ def positions(size: int) -> Iterator[tuple[int, int]]:
         *ext_backup_positions(size),
         *_BTRFS_MIRRORS,
         *(groups * number for number in range(1, _XFS_DEFAULT_GROUPS)),
+        *mark_places(size),
         *(size // SAMPLES * number // 4096 * 4096 for number in range(1, SAMPLES)),
     }
     for offset in sorted(single):

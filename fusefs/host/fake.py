@@ -28,7 +28,8 @@ from fusefs.errors import (
     ProcessUser,
 )
 from fusefs.host.container import Bind, Container
-from fusefs.host.fake_state import Action, Content, FakeState, inside
+from fusefs.host.fake_formatting import FakeFormatting
+from fusefs.host.fake_state import Action, Content, inside
 from fusefs.host.filesystems import maker
 from fusefs.host.interface import FSCK_S, MKFS_S, QUICK_S, Host
 from fusefs.host.mounts import mount_options
@@ -46,7 +47,7 @@ from fusefs.host.records import (
 
 
 @dataclass
-class FakeHost(FakeState, Host):
+class FakeHost(FakeFormatting, Host):
     """The fake; its fields are those of ``FakeState``."""
 
     # -- loop devices ---------------------------------------------------------------------------
@@ -122,6 +123,8 @@ class FakeHost(FakeState, Host):
             usage="filesystem" if content.fstype else "",
             signatures=((own,) if content.fstype else ()) + content.signatures,
             log_pending=content.log_pending,
+            mark=content.mark,
+            unfinished=content.mark is not None and not content.fstype,
         )
 
     def read_blank(self, device: str, *, timeout_s: float = QUICK_S) -> BlankCheck:
@@ -150,6 +153,7 @@ class FakeHost(FakeState, Host):
         fstype: str,
         *,
         label: str = "",
+        uuid: str = "",
         options: Sequence[str] = (),
         timeout_s: float = MKFS_S,
     ) -> None:
@@ -165,7 +169,7 @@ class FakeHost(FakeState, Host):
                     output="read-only",
                 )
             content.fstype, content.label = fstype, label
-            content.uuid = f"00000000-0000-4000-8000-{next(self._sequence):012d}"
+            content.uuid = uuid or f"00000000-0000-4000-8000-{next(self._sequence):012d}"
 
     def fsck(
         self, device: str, fstype: str, *, full: bool = False, timeout_s: float = FSCK_S
@@ -342,6 +346,12 @@ class FakeHost(FakeState, Host):
 
     def give_back_memory(self) -> None:
         pass
+
+    def ends_as_a_whole(self) -> bool:
+        return self.in_a_container
+
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        return []
 
     def process_group_command(self) -> list[str]:
         return []

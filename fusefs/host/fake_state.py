@@ -19,6 +19,7 @@ from typing import Any
 from fusefs.errors import NotAllowed, ProcessUser
 from fusefs.host.blocking import assert_off_loop
 from fusefs.host.records import (
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -52,6 +53,7 @@ class Content:
     signatures: tuple[Signature, ...] = ()
     first_nonzero: int | None = None
     log_pending: bool = False
+    mark: FormatMark | None = None
     fsck: FsckResult | Exception | None = None
     """What a check of it answers; None: clean."""
 
@@ -79,6 +81,7 @@ class FakeState:
     users: dict[str, list[ProcessUser]] = field(default_factory=dict)
     """Mount point or device -> who keeps it busy."""
     refusals: list[Refusal] = field(default_factory=list)
+    in_a_container: bool = False
 
     def __post_init__(self) -> None:
         self._loops: dict[int, LoopDevice] = {}

@@ -52,14 +52,18 @@ class Maker:
     arguments: tuple[str, ...]
     label_option: str
     max_label_bytes: int
+    uuid_option: tuple[str, str]
+    """The option, and what stands before the UUID in its argument."""
 
 
 MAKERS: dict[str, Maker] = {
     # -F: a loop device is a whole disk, about which mke2fs would ask. -m 0: blocks reserved for
     # root make sense on a root filesystem, not on a volume.
-    "ext4": Maker("mkfs.ext4", "e2fsprogs", ("-F", "-q", "-m", "0", "-E", "nodiscard"), "-L", 16),
-    "xfs": Maker("mkfs.xfs", "xfsprogs", ("-q", "-K"), "-L", 12),
-    "btrfs": Maker("mkfs.btrfs", "btrfs-progs", ("-q", "-K"), "-L", 255),
+    "ext4": Maker(
+        "mkfs.ext4", "e2fsprogs", ("-F", "-q", "-m", "0", "-E", "nodiscard"), "-L", 16, ("-U", "")
+    ),
+    "xfs": Maker("mkfs.xfs", "xfsprogs", ("-q", "-K"), "-L", 12, ("-m", "uuid=")),
+    "btrfs": Maker("mkfs.btrfs", "btrfs-progs", ("-q", "-K"), "-L", 255, ("-U", "")),
 }
 
 
@@ -77,14 +81,18 @@ def maker(fstype: str) -> Maker:
         ) from None
 
 
-def mkfs(device: str, fstype: str, *, label: str, options: Sequence[str], timeout_s: float) -> None:
+def mkfs(
+    device: str, fstype: str, *, label: str, uuid: str, options: Sequence[str], timeout_s: float
+) -> None:
     """Make a filesystem; see ``Host.mkfs``."""
     row = maker(fstype)
     if len(label.encode()) > row.max_label_bytes:
         raise InvalidSpec("label", label, f"{fstype} has room for {row.max_label_bytes} bytes only")
     program = require_program(row.program, row.package)
     name = (row.label_option, label) if label else ()
-    command = (program, *row.arguments, *name, *options, device)
+    option, before = row.uuid_option
+    identity = (option, before + uuid) if uuid else ()
+    command = (program, *row.arguments, *name, *identity, *options, device)
     done = run(command, timeout_s=timeout_s, accept=None, what=f"making {fstype} on {device}")
     if done.exit_status != 0:
         raise FormatFailed(

@@ -19,6 +19,7 @@ from fusefs.host.container import Bind, Container
 from fusefs.host.records import (
     BlankCheck,
     Capabilities,
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -120,6 +121,34 @@ class Host(ABC):
             CallFailed, DeviceBusy: it could not be found out.
         """
 
+    @abstractmethod
+    def write_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        """Mark a blank device as one on which mkfs runs, for good before this returns.
+
+        Raises:
+            CallFailed, DeviceBusy: it could not be done, or in part.
+        """
+
+    @abstractmethod
+    def remove_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        """Write out what mkfs has written, then take away what it has left of the mark."""
+
+    @abstractmethod
+    def wipe_unfinished(
+        self, device: str, mark: FormatMark, *, timeout_s: float = 2 * QUICK_S
+    ) -> None:
+        """Make a device with this mark read as blank, but for the mark: all that a probe or
+        ``assert_formattable`` looks at. Only for what a probe calls ``unfinished``.
+
+        Raises:
+            NotBlank: it does not have this mark, or something else writes to it.
+            CallFailed, DeviceBusy: it could not be done, or in part.
+        """
+
     # -- filesystems ----------------------------------------------------------------------------
 
     @abstractmethod
@@ -129,6 +158,7 @@ class Host(ABC):
         fstype: str,
         *,
         label: str = "",
+        uuid: str = "",
         options: Sequence[str] = (),
         timeout_s: float = MKFS_S,
     ) -> None:
@@ -277,6 +307,16 @@ class Host(ABC):
     @abstractmethod
     def give_back_memory(self) -> None:
         """Give what this process has freed back to the system."""
+
+    @abstractmethod
+    def ends_as_a_whole(self) -> bool:
+        """Whether all processes of ours, and the mounts, can be ended at once, as those of a
+        container are."""
+
+    @abstractmethod
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        """The beginning of a command line that runs the rest where the file systems of volumes,
+        whose files lie below ``volumes``, are not mounted; empty where that is of no use."""
 
     @abstractmethod
     def process_group_command(self) -> list[str]:

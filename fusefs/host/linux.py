@@ -16,10 +16,12 @@ from fusefs.host import (
     capabilities,
     container,
     filesystems,
+    format_mark,
     fuse_mount,
     loop,
     mountinfo,
     mounts,
+    own_mounts,
     probe,
     process,
     process_group,
@@ -31,6 +33,7 @@ from fusefs.host.interface import FSCK_S, MKFS_S, QUICK_S, Host
 from fusefs.host.records import (
     BlankCheck,
     Capabilities,
+    FormatMark,
     FsckResult,
     FuseConnection,
     LoopDevice,
@@ -91,16 +94,37 @@ class LinuxHost(Host):
         probe.assert_formattable(device, timeout_s=timeout_s)
 
     @blocking
+    def write_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        format_mark.write(device, mark, timeout_s=timeout_s)
+
+    @blocking
+    def remove_format_mark(
+        self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
+    ) -> None:
+        format_mark.remove(device, mark, timeout_s=timeout_s)
+
+    @blocking
+    def wipe_unfinished(
+        self, device: str, mark: FormatMark, *, timeout_s: float = 2 * QUICK_S
+    ) -> None:
+        format_mark.wipe(device, mark, timeout_s=timeout_s)
+
+    @blocking
     def mkfs(
         self,
         device: str,
         fstype: str,
         *,
         label: str = "",
+        uuid: str = "",
         options: Sequence[str] = (),
         timeout_s: float = MKFS_S,
     ) -> None:
-        filesystems.mkfs(device, fstype, label=label, options=options, timeout_s=timeout_s)
+        filesystems.mkfs(
+            device, fstype, label=label, uuid=uuid, options=options, timeout_s=timeout_s
+        )
 
     @blocking
     def fsck(
@@ -209,6 +233,12 @@ class LinuxHost(Host):
 
     def give_back_memory(self) -> None:
         syscalls.malloc_trim()
+
+    def ends_as_a_whole(self) -> bool:
+        return own_mounts.ends_as_a_whole()
+
+    def own_mounts_command(self, volumes: str) -> list[str]:
+        return own_mounts.command(volumes, loop.attached(), mountinfo.read())
 
     def process_group_command(self) -> list[str]:
         return process_group.command()

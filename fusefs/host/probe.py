@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusefs.errors import CommandFailed, NotBlank
+from fusefs.host import format_mark
 from fusefs.host.blank import DirectReader, check_blank, find_ext_backups
 from fusefs.host.blocking import bounded
-from fusefs.host.records import BlankCheck, Probe, Signature
+from fusefs.host.records import BlankCheck, FormatMark, Probe, Signature
 from fusefs.host.run import require_program, run
 
 _FOUND, _NOTHING, _AMBIVALENT = 0, 2, 8
@@ -29,6 +31,7 @@ _BTRFS_SUPERBLOCK = 65536
 _EXT_INCOMPATIBLE = (1024 + 0x60, 4)
 _EXT_RECOVER = 0x4
 _BTRFS_LOG_ROOT = (0x60, 8)
+_XFS_IN_PROGRESS = (126, 1)  # sb_inprogress
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -57,7 +60,7 @@ def parse_wipefs(text: str) -> list[Signature]:
 
 def probe(device: str, *, timeout_s: float) -> Probe:
     """What is recognised on ``device``; see ``Host.probe``."""
-    backups, pending = bounded(f"reading {device}", timeout_s, lambda: _read(device))
+    seen = bounded(f"reading {device}", timeout_s, lambda: _read(device))
     blkid = run(
         (require_program("blkid", "util-linux"), "-p", "-o", "export", device),
         timeout_s=timeout_s,
@@ -83,9 +86,9 @@ def probe(device: str, *, timeout_s: float) -> Probe:
             wipefs.command, exit_status=0, output=wipefs.output, what="its JSON cannot be read"
         ) from fault
     values = parse_export(blkid.stdout) if blkid.exit_status == _FOUND else {}
-    if values.get("USAGE") == "filesystem":
-        backups = []  # they belong to it, or are older than it
-    return Probe(
+    # Beside a filesystem they belong to it, or are older than it.
+    backups = [] if values.get("USAGE") == "filesystem" else seen.backups
+    found = Probe(
         device=device,
         fstype=values.get("TYPE", ""),
         uuid=values.get("UUID", ""),
@@ -94,12 +97,28 @@ def probe(device: str, *, timeout_s: float) -> Probe:
         partition_table=values.get("PTTYPE", ""),
         ambivalent=blkid.exit_status == _AMBIVALENT,
         signatures=(*signatures, *backups),
-        log_pending=values.get("TYPE", "") in pending,
+        log_pending=values.get("TYPE", "") in seen.pending,
+        in_progress=values.get("TYPE", "") == "xfs" and seen.xfs_in_progress,
+        mark=seen.mark,
     )
+    if format_mark.unfinished(device, found, timeout_s=timeout_s):
+        return replace(found, unfinished=True)
+    return found
 
 
-def _read(device: str) -> tuple[list[Signature], set[str]]:
-    """Backup superblocks, and the file systems whose log would be pending if it is one of them."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the programs do not tell."""
+
+    backups: list[Signature]
+    pending: set[str]
+    """The file systems whose log would be pending if it is one of them."""
+    xfs_in_progress: bool
+    """If it is XFS."""
+    mark: FormatMark | None
+
+
+def _read(device: str) -> _Seen:
     with DirectReader(device) as reader:
         head = reader.read(0, 4096)  # raises where the device cannot be read at all
         btrfs = reader.read(_BTRFS_SUPERBLOCK, 4096) if reader.size > _BTRFS_SUPERBLOCK else b""
@@ -108,7 +127,9 @@ def _read(device: str) -> tuple[list[Signature], set[str]]:
             pending |= {"ext3", "ext4"}
         if _number(btrfs, *_BTRFS_LOG_ROOT):
             pending.add("btrfs")
-        return find_ext_backups(reader), pending
+        in_progress = bool(_number(head, *_XFS_IN_PROGRESS))
+        mark, _ = format_mark.read(reader)
+        return _Seen(find_ext_backups(reader), pending, in_progress, mark)
 
 
 def _number(data: bytes, offset: int, length: int) -> int:

@@ -60,6 +60,17 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class FormatMark:
+    """What is written to a blank device before mkfs, and taken away when that has ended."""
+
+    uuid: str
+    """Random; the file system that is being made has it too."""
+    fstype: str
+    node: str = ""
+    """Which host makes it, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """What a device holds, as far as signatures tell.
 
@@ -77,6 +88,11 @@ class Probe:
     log_pending: bool = False
     """It was not unmounted in order, and has a journal that a writable mount would replay. Told of
     ext3, ext4 and btrfs, whose superblock says it."""
+    in_progress: bool = False
+    """An XFS whose superblock says that mkfs has not ended."""
+    mark: FormatMark | None = None
+    unfinished: bool = False
+    """With ``mark``: what is there is mkfs that was cut off, and nothing else."""
 
     @property
     def empty(self) -> bool:
@@ -86,13 +102,16 @@ class Probe:
     @property
     def is_filesystem(self) -> bool:
         """Whether it is one filesystem beyond doubt, which may be checked and mounted."""
-        return bool(self.fstype) and self.usage == "filesystem" and not self.ambivalent
+        one = bool(self.fstype) and self.usage == "filesystem" and not self.ambivalent
+        return one and not self.in_progress
 
     @property
     def found(self) -> str:
         """In words, for a person; empty where nothing was recognised."""
         if self.is_filesystem:
             return f"{self.fstype} filesystem"
+        if self.in_progress:
+            return f"{self.fstype} filesystem that mkfs has not finished"
         if self.signatures:
             return " and ".join(dict.fromkeys(str(one) for one in self.signatures))
         if self.partition_table:

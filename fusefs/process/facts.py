@@ -69,6 +69,8 @@ def ready_facts(
         facts["block_size"] = device.identity.block_size
         facts["identity"] = identity_facts(device.identity)
         facts["session"] = session_facts(device.session)
+        if device.fence is not None:
+            facts["fence"] = fence_facts(device.fence)
     return facts
 
 

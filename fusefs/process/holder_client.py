@@ -358,9 +358,13 @@ class HolderClient:
         }
 
         def begin() -> None:
+            volumes = str(self._run / places.VOLUMES)
             spawn_holder(
                 configuration,
-                prefix=self._host.process_group_command(),
+                prefix=[
+                    *self._host.process_group_command(),
+                    *self._host.own_mounts_command(volumes),
+                ],
                 before=self._host.set_process_apart,
             )
 

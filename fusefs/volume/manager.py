@@ -160,6 +160,7 @@ class VolumeManager(Publishing, Restoring):
                 isid=isid,
                 progress=progress,
                 admission=functools.partial(self._admission, mountpoint),
+                notes=self._directories.formatting,
                 pin=functools.partial(pins.write_pin, self._directories.identity(spec.name)),
                 mountpoint=mountpoint,
                 brings_up=True,

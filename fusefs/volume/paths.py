@@ -15,6 +15,7 @@
       isids/<encoded>.json       the ISID of a volume
       attached/<run>-<encoded>.json  what is attached under each run directory; locks beside it
       mounts/<encoded>/     where defined volumes are mounted
+      formatting/<uuid>.json     which file system this node is making, and where
       provisioned/<provisioner>/ which logical units were handed out, and to whom
 
 It knows no volume and opens nothing but directories.
@@ -113,6 +114,10 @@ class Directories:
         return self.state / "isids"
 
     @property
+    def formatting(self) -> Path:
+        return self.state / "formatting"
+
+    @property
     def provisioned(self) -> Path:
         return self.state / "provisioned"
 
@@ -184,6 +189,7 @@ class Directories:
             self.definitions,
             self.identities,
             self.isids,
+            self.formatting,
             self.attached,
             self.state_locks,
         ):

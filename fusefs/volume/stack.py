@@ -26,10 +26,10 @@ import anyio.lowlevel
 
 from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedReadOnly
 from fusefs.fuse import RequestSlots
-from fusefs.host import LoopDevice
+from fusefs.host import FormatMark, LoopDevice
 from fusefs.process.messages import StartDocument
 from fusefs.process.private_mount import mount_here
-from fusefs.volume import elsewhere
+from fusefs.volume import elsewhere, formatting
 from fusefs.volume.hostcalls import host_call, shielded
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.pieces import FOREIGN_LOOPS, Pieces, loop_to_json, make_place
@@ -92,6 +92,7 @@ class Composition(Pieces):
         isid: bytes = b"",
         progress: ProgressCallback | None = None,
         state_directory: str = "",
+        notes: Path | None = None,
         admission: Admission | None = None,
         pin: Pin | None = None,
         mountpoint: str = "",
@@ -105,6 +106,7 @@ class Composition(Pieces):
         self._isid = isid
         self._progress = progress or (lambda _step: None)
         self._state_directory = state_directory
+        self._notes = formatting.Notes(notes)
         self._admission = admission
         self._pin = pin
         self._content = ""
@@ -199,13 +201,18 @@ class Composition(Pieces):
         spec = self.state.spec
         self._progress("look for a filesystem")
         probe = await self.call(self.host.probe, device.path)
-        if probe.empty:
-            return await self._make_the_filesystem(device)
+        if probe.empty or probe.unfinished:
+            cut_off = probe.mark if probe.unfinished else None
+            return await self._make_the_filesystem(device, cut_off)
         wanted = spec.fstype or f"one of {', '.join(MOUNTED_UNASKED)}, as it names no other"
         if not probe.is_filesystem or not _is_wanted(probe.fstype, spec.fstype):
             raise FilesystemMismatch(
                 device.path, found=probe.found or "something unknown", wanted=wanted
             )
+        if probe.mark is not None and not spec.read_only:
+            # mkfs had ended, and whoever ran it was cut off before anything else.
+            await self._drop_the_mark(device, probe.mark)
+            self._is_new = probe.uuid == probe.mark.uuid
         if spec.read_only and probe.log_pending:
             log.warning(
                 "volume %s: its %s was not unmounted in order, and a read-only volume replays no "
@@ -222,21 +229,43 @@ class Composition(Pieces):
         self._content = witness_of(probe.fstype, probe.uuid)
         return probe.fstype
 
-    async def _make_the_filesystem(self, device: LoopDevice) -> str:
+    async def _make_the_filesystem(self, device: LoopDevice, cut_off: FormatMark | None) -> str:
+        """Make it where nothing is, or where mkfs was ``cut_off``; formatting.py says when that may
+        be, and what comes in which order."""
         spec = self.state.spec
         if spec.read_only:
             raise UnformattedReadOnly(device.path)
         if not spec.format_if_blank:
             raise BlankNotFormatted(device.path)
         fstype = spec.filesystem_to_make
-        await self.call(self.host.assert_formattable, device.path)
+        mark = formatting.new_mark(fstype)
+        if cut_off is None:
+            await self.call(self.host.assert_formattable, device.path)
+        else:
+            await self.call(self._notes.check_may_wipe, device.path, cut_off, self.state)
+            self._progress("wipe what mkfs has left that was cut off")
+            log.info(
+                "volume %s: mkfs was cut off on its LUN (%s, by node %s); it is made anew",
+                spec.name,
+                cut_off.fstype,
+                cut_off.node or "unknown",
+            )
+            await self.call(self.host.wipe_unfinished, device.path, cut_off)
+            mark = replace(mark, uuid=cut_off.uuid)
         self._progress(f"make an {fstype} filesystem")
         await self.save(phase="formatting")
-        await self.call(self.host.mkfs, device.path, fstype)
+        await self.call(self._notes.write, mark, self.state)
+        await self.call(self.host.write_format_mark, device.path, mark)
+        await self.call(self.host.mkfs, device.path, fstype, uuid=mark.uuid)
+        await self._drop_the_mark(device, mark)
         made = await self.call(self.host.probe, device.path)
         self._content = witness_of(made.fstype, made.uuid)
         self._is_new = True
         return fstype
+
+    async def _drop_the_mark(self, device: LoopDevice, mark: FormatMark) -> None:
+        await self.call(self.host.remove_format_mark, device.path, mark)
+        await self.call(self._notes.remove, mark)
 
     # -- mount, bind ------------------------------------------------------------------------------
 
@@ -253,6 +282,9 @@ class Composition(Pieces):
             options=self.state.spec.mount_options,
             read_only=self.state.spec.read_only,
         )
+        if self.host.ends_as_a_whole():
+            # Nobody is left to detach it then, so it goes with its mount.
+            await self.call(self.host.loop_detach, device, lazy=True)
         if self._is_new:
             await self.call(_leave_it_empty, self.mountpoint)
 

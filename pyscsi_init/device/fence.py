@@ -21,6 +21,9 @@ which every registration counts up and which begins at 0 with the target. So onl
 seen no registration since its start, and that did count ours before, has forgotten us; anything
 else is a takeover, and nothing of ours is written.
 
+**Through a loss of power.** Where the unit can keep registrations (PTPL_C), each REGISTER asks it
+to (APTPL): also one that only gives a key back, because the last one counts for all nodes.
+
 **Losing a race.** Between the look and the registration another node may come. So the last word has
 the unit: after the registration it is looked who holds the reservation, nothing is written before
 that, and who does not hold it unregisters.
@@ -47,6 +50,7 @@ from ..scsi import (
     PersistentReserveOut,
     RegisteredKeys,
     Reservation,
+    ReservationCapabilities,
     ReservationType,
     ReserveOutParameters,
 )
@@ -59,7 +63,10 @@ KIND = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 MAX_ROUNDS = 8
 """Of looking and acting, where other nodes act at the same time."""
 
+INVALID_FIELD_IN_PARAMETER_LIST = (0x26, 0x00)
+
 _Out = PersistentReserveOut
+_REGISTERING = (_Out.REGISTER, _Out.REGISTER_AND_IGNORE_EXISTING_KEY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +100,23 @@ class Fence:
         self.found = False
         """Our key was there before: of this node's past, or of another volume of it."""
         self.generation = generation
+        self.persists = False
+        """The unit was asked to keep registrations through a loss of power, and has not refused."""
+        self.refuses_to_persist: IllegalRequest | None = None
+        """It says that it can, and did not."""
         self._commands = ReservationSteps(what, certain=False)
 
     @classmethod
     def remembered(cls, what: str, record: FenceRecord) -> Fence:
         """The fence of a predecessor, to be checked."""
         fence = cls(what, record.key, generation=record.generation)
-        fence.registered = True
+        fence.registered, fence.persists = True, record.persists
         return fence
 
     @property
     def record(self) -> FenceRecord:
         """What a successor needs to know."""
-        return FenceRecord(self.key, self.generation)
+        return FenceRecord(self.key, self.generation, self.persists)
 
     # -- the sequences ---------------------------------------------------------------------------
 
@@ -123,6 +134,7 @@ class Fence:
             self.found = self.key in keys.keys
             if self._others(keys, held) and not take_over:
                 raise (yield from self._refusal(keys, held))
+            self.persists = yield from self._can_persist()
             yield from self._register()
         except IllegalRequest as error:
             raise Unsupported(f"{self.what} takes no persistent reservation ({error})") from error
@@ -238,8 +250,15 @@ class Fence:
         self.held = self.registered = True
         self.generation = keys.generation
 
+    def _can_persist(self) -> Steps[bool]:
+        try:
+            data = yield from self._commands.read(PersistentReserveIn.REPORT_CAPABILITIES)
+            return ReservationCapabilities.parse(data).aptpl
+        except (ScsiError, Unsupported, ProtocolError):
+            return False  # some targets do not tell
+
     def _registered_here(self) -> Steps[bool]:
-        same = ReserveOutParameters(key=self.key, service_action_key=self.key)
+        same = ReserveOutParameters(key=self.key, service_action_key=self.key, aptpl=self.persists)
         return (yield from self._commands.registered(self.key, same))
 
     # -- acting ----------------------------------------------------------------------------------
@@ -248,8 +267,15 @@ class Fence:
         self, action: PersistentReserveOut, *, new_key: int = 0, kind: int = 0, key: int = -1
     ) -> Steps[None]:
         own = self.key if key < 0 else key
-        options = ReserveOutParameters(key=own, service_action_key=new_key)
-        yield from self._commands.write(action, options, kind)
+        persists = self.persists and action in _REGISTERING
+        options = ReserveOutParameters(key=own, service_action_key=new_key, aptpl=persists)
+        try:
+            yield from self._commands.write(action, options, kind)
+        except IllegalRequest as error:
+            if not persists or (error.asc, error.ascq) != INVALID_FIELD_IN_PARAMETER_LIST:
+                raise
+            self.persists, self.refuses_to_persist = False, error
+            yield from self._write(action, new_key=new_key, key=key)
 
     def _register(self) -> Steps[None]:
         self.registered = True

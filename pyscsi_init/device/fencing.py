@@ -44,7 +44,15 @@ async def take_fence(session: Session, lun: bytes, what: str, fencing: Fencing) 
             ) from error
         log.info("%s: not fenced: %s", what, error)
         return None
-    log.info("%s: reserved for this node, key 0x%016x", what, fence.key)
+    kept = ", kept through a loss of power" if fence.persists else ""
+    log.info("%s: reserved for this node, key 0x%016x%s", what, fence.key, kept)
+    if fence.refuses_to_persist is not None:
+        log.info(
+            "%s: says that it keeps registrations through a loss of power, and refuses to (%s); "
+            "after one the unit is reserved anew",
+            what,
+            fence.refuses_to_persist,
+        )
     return fence
 
 

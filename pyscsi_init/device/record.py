@@ -11,7 +11,7 @@ too much (a content that is not there yet), never too little.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -27,6 +27,8 @@ class FenceRecord:
     key: int
     generation: int
     """PRGENERATION when it was last seen to be there."""
+    persists: bool = False
+    """The unit keeps it through a loss of power."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,7 @@ class UnitRecord:
             "size_bytes": identity.size_bytes,
             "witnesses": list(identity.witnesses),
             "witness_bytes": self.witness_bytes,
-            "fence": None
-            if self.fence is None
-            else {"key": self.fence.key, "generation": self.fence.generation},
+            "fence": None if self.fence is None else asdict(self.fence),
             "possible": None
             if self.possible is None
             else [sorted(values, key=lambda each: each or "") for values in self.possible],
@@ -98,7 +98,11 @@ class UnitRecord:
                 ),
                 None
                 if fence is None
-                else FenceRecord(key=int(fence["key"]), generation=int(fence["generation"])),
+                else FenceRecord(
+                    key=int(fence["key"]),
+                    generation=int(fence["generation"]),
+                    persists=bool(fence.get("persists")),
+                ),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(

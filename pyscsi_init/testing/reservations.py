@@ -81,6 +81,10 @@ class Reservations:
         self.keys: dict[Nexus, int] = {}
         self.generation = 0
         self.type = 0
+        self.can_persist = False
+        """Registrations can be kept through :meth:`power_loss` (PTPL_C); REGISTER asks for it."""
+        self.persists = False
+        """They are, as the last REGISTER wanted (PTPL_A)."""
         self.holder: Nexus | None = None
         """The nexus that holds it; any registrant when ``type`` is one of ALL_REGISTRANTS."""
 
@@ -104,6 +108,14 @@ class Reservations:
     def reset(self) -> None:
         """A reset of the unit ends RESERVE(6) and leaves persistent reservations."""
         self.reserved_by = None
+
+    def power_loss(self) -> None:
+        """What the unit knows after it was without power: what it was asked to keep."""
+        self.reserved_by = None
+        self.generation = 0
+        if not self.persists:
+            self.keys.clear()
+            self.type, self.holder = 0, None
 
     # Checking
 
@@ -145,8 +157,13 @@ class Reservations:
                 key = self.keys.get(self.holder, 0)
             return self._header(key.to_bytes(8, "big") + bytes(5) + bytes((self.type, 0, 0)))
         if service_action == 2:
-            # Byte 2: SIP_C, SPEC_I_PT is known. Byte 3: TMV, the type mask is valid.
-            return bytes((0, 8, SPEC_I_PT, 0x80)) + TYPE_MASK.to_bytes(2, "big") + bytes(2)
+            # Byte 2: SIP_C (SPEC_I_PT is known), PTPL_C. Byte 3: TMV (type mask valid), PTPL_A.
+            can, does = int(self.can_persist), int(self.persists)
+            return (
+                bytes((0, 8, SPEC_I_PT | can, 0x80 | does))
+                + TYPE_MASK.to_bytes(2, "big")
+                + bytes(2)
+            )
         if service_action == 3:
             return self._header(b"".join(self._full_status(port) for port in self.keys))
         raise Condition(INVALID_FIELD_IN_CDB)
@@ -187,6 +204,7 @@ class Reservations:
         others = self._others(nexus, service_action, parameters)
         if service_action in (REGISTER, REGISTER_AND_IGNORE):
             self._register(nexus, service_action, key, service_action_key, others)
+            self.persists = bool(parameters[20] & APTPL)
             return
         if self.keys.get(nexus) != key or nexus not in self.keys:
             raise Conflict
@@ -204,10 +222,14 @@ class Reservations:
             abort = service_action == PREEMPT_AND_ABORT
             self._preempt(nexus, scope_type, service_action_key, abort=abort)
 
+    @property
+    def _unknown_flags(self) -> int:
+        return ALL_TG_PT if self.can_persist else ALL_TG_PT | APTPL
+
     def _others(self, nexus: Nexus, action: int, parameters: bytes) -> list[Nexus]:
         """The initiator ports of SPEC_I_PT, through the port that the command came by."""
         flags = parameters[20]
-        if flags & (ALL_TG_PT | APTPL) or (flags & SPEC_I_PT and action != REGISTER):
+        if flags & self._unknown_flags or (flags & SPEC_I_PT and action != REGISTER):
             raise Condition(INVALID_FIELD_IN_PARAMETER_LIST)
         if not flags & SPEC_I_PT:
             if len(parameters) != 24:
@@ -247,8 +269,11 @@ class Reservations:
         if int.from_bytes(parameters[20:24], "big") != len(transport_id):
             raise Condition(PARAMETER_LIST_LENGTH_ERROR)
         to = _nexus_of(transport_id, nexus, port)
-        if not new_key or parameters[17] & APTPL or port not in self._target_ports() or to == nexus:
+        if not new_key or port not in self._target_ports() or to == nexus:
             raise Condition(INVALID_FIELD_IN_PARAMETER_LIST)
+        if parameters[17] & APTPL & self._unknown_flags:
+            raise Condition(INVALID_FIELD_IN_PARAMETER_LIST)
+        self.persists = bool(parameters[17] & APTPL)
         self.keys[to] = new_key
         self.holder = to
         if parameters[17] & UNREG:

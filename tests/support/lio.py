@@ -51,6 +51,14 @@ MODULES = (
 )
 
 
+_REGISTRATIONS = """
+/^PR_REG_START/ { one = ""; next }
+/^PR_REG_END/ { print one; next }
+{ one = one (one == "" ? "" : ",") $0 }
+"""
+"""One line for each, as LIO takes it back."""
+
+
 @dataclass(slots=True)
 class Disk:
     """One backstore."""
@@ -70,13 +78,19 @@ class LioServer(Closing):
     ``lio.url(lio.new_disk(64 << 20))`` is the shortest way to a LUN.
     """
 
-    def __init__(self, *, memory_mib: int = 1024, reassign: bool = False) -> None:
+    def __init__(
+        self, *, memory_mib: int = 1024, reassign: bool = False, keeps_reservations: bool = False
+    ) -> None:
         """``memory_mib``: of the guest; disks with the backend "memory" have to fit into it.
         ``reassign``: error recovery level 2 is to be used. Debian's module panics when a command
         of a dead connection is released, for it frees a counter that was never made; the module
-        that is loaded then has that one call replaced."""
+        that is loaded then has that one call replaced. ``keeps_reservations``: what an initiator
+        wants to be kept through a loss of power is there after :meth:`restart`."""
         self._reassign = reassign
         self.guest = Guest(memory_mib=memory_mib)
+        self._database = (
+            self.guest.directory / "target" if keeps_reservations else Path("/mnt/target")
+        )
         self.namespace = self.guest.namespace
         """Where the initiator has to be."""
         self.targets: dict[int, str] = {}
@@ -99,7 +113,7 @@ class LioServer(Closing):
         # before a fabric module is there.
         self.guest.run(
             f"{load(MODULES[:2])}\nmount -t configfs configfs /sys/kernel/config\n"
-            f"mkdir -p /mnt/target/pr\nprintf %s /mnt/target >{CONFIGFS}/dbroot"
+            f"mkdir -p {self._database}/pr\nprintf %s {self._database} >{CONFIGFS}/dbroot"
         )
         if self._reassign:
             loads = load(tuple(name for name in MODULES[2:] if name != ISCSI))
@@ -301,6 +315,16 @@ class LioServer(Closing):
         )
         return disk
 
+    def allow(self, tid: int, initiator: str, *luns: int) -> None:
+        """Name an initiator that may use these LUNs: registrations of its that were kept are in
+        force before it logs in."""
+        place = f"{self._group(tid)}/acls/{initiator}"
+        lines = [f"mkdir -p {place}"]
+        for lun in luns:
+            lines.append(f"mkdir -p {place}/lun_{lun}")
+            lines.append(f"ln -s {self._group(tid)}/lun/lun_{lun} {place}/lun_{lun}/it")
+        self._configure("\n".join(lines))
+
     def _connect(self, disk: Disk) -> None:
         number = sum(each.backend == "held" for each in self.disks.values()) - 1
         disk.path = f"/mnt/dev/nbd{number}"
@@ -338,6 +362,14 @@ class LioServer(Closing):
         serial = hashlib.md5(disk.name.encode(), usedforsecurity=False).hexdigest()
         lines = [f"echo 1 >{place}/enable", f"echo {serial} >{place}/wwn/vpd_unit_serial"]
         lines += [f"echo {value} >{place}/attrib/{key}" for key, value in attributes.items()]
+        # The kernel keeps registrations (APTPL) in a file and leaves it to others to give them back
+        # to it, before the backstore is behind a LUN.
+        kept = f"{self._database}/pr/aptpl_{serial}"
+        lines.append(
+            f"[ ! -e {kept} ] || awk '{_REGISTRATIONS}' {kept} | while read -r one; do\n"
+            f'    printf %s "$one" >{place}/pr/res_aptpl_metadata\n'
+            f"done"
+        )
         self._configure("\n".join(lines))
 
     def set_delay(self, seconds: float) -> None:

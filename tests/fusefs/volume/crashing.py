@@ -43,7 +43,10 @@ CHANGES = (
     "loop_detach",
     "loop_set_capacity",
     "grow_filesystem",
+    "write_format_mark",
     "mkfs",
+    "remove_format_mark",
+    "wipe_unfinished",
     "fsck",
     "sync",
     "mount",
@@ -261,8 +264,9 @@ def run(base: str, url: str, case: str, operation: str, at: int, whom: str) -> N
 
 def main() -> None:
     from tests.fusefs.volume.crash_checks import check
+    from tests.fusefs.volume.cut_mkfs import cut
 
-    verbs: dict[str, Callable[..., None]] = {"run": run, "check": check}
+    verbs: dict[str, Callable[..., None]] = {"run": run, "check": check, "cut": cut}
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

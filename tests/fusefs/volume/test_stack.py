@@ -30,7 +30,15 @@ MOUNT_STEPS = [
     "fsck",
     "mount",
 ]
-FORMAT_STEPS = [*MOUNT_STEPS[:7], "assert_formattable", "mkfs", "probe", "mount"]
+FORMAT_STEPS = [
+    *MOUNT_STEPS[:7],
+    "assert_formattable",
+    "write_format_mark",
+    "mkfs",
+    "remove_format_mark",
+    "probe",
+    "mount",
+]
 
 
 # -- the sentence -------------------------------------------------------------------------------
@@ -104,10 +112,10 @@ async def test_read_only_goes_all_the_way_down(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", MOUNT_STEPS + FORMAT_STEPS[5:7])
+@pytest.mark.parametrize("step", MOUNT_STEPS + FORMAT_STEPS[7:11])
 async def test_a_step_that_fails_leaves_nothing(bench: Bench, step: str, after: bool) -> None:
     """Whether the step failed, or had its effect and the answer was lost."""
-    spec = bench.spec(format_if_blank=step in FORMAT_STEPS[5:7])
+    spec = bench.spec(format_if_blank=step in FORMAT_STEPS[7:11])
     if not spec.format_if_blank:
         bench.format()
     bench.host.fail_at(step, CallFailed(step, "x", 5), after=after)

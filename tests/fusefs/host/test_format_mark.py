@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mark of a file system that is being made, on real devices and with the real mkfs."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+from fusefs.errors import NotBlank
+from fusefs.host import FormatMark, LinuxHost, LoopDevice
+from fusefs.host.blank import HEAD_BYTES, SAMPLE_BYTES, mark_places, positions
+from fusefs.host.format_mark import decode, encode
+from tests.fusefs.host.conftest import MIB, MakeDevice
+
+SIZES = {"ext4": 64, "xfs": 320, "btrfs": 128}
+
+
+def new(fstype: str) -> FormatMark:
+    return FormatMark(str(uuid.uuid4()), fstype, "node-1")
+
+
+def put(device: LoopDevice, offset: int, data: bytes) -> None:
+    """As somebody else would, on another node."""
+    with open(device.path, "r+b", buffering=0) as file:
+        file.seek(offset)
+        file.write(data.ljust(512, b"\0"))
+
+
+def test_a_block_of_a_mark_is_read_back_and_nothing_else_is() -> None:
+    mark = new("xfs")
+    block = encode(mark)
+    assert len(block) == 512
+    assert decode(block) == mark
+    assert decode(bytes(512)) is None
+    for at in range(len(block.rstrip(b"\0"))):
+        assert decode(block[:at] + bytes((block[at] ^ 1,)) + block[at + 1 :]) is None
+    long = FormatMark(mark.uuid, "btrfs", "n" * 300)
+    assert decode(encode(long)) == FormatMark(mark.uuid, "btrfs", "n" * 64)
+
+
+@pytest.mark.parametrize("size", [16 * MIB, 100 * MIB + 512, 1 << 30, 3 << 40])
+def test_its_places_are_read_by_who_looks_whether_a_device_is_blank(size: int) -> None:
+    places = mark_places(size)
+    assert len(places) == 10
+    read = list(positions(size))
+    for place in places:
+        assert any(at <= place and place + SAMPLE_BYTES <= at + length for at, length in read)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("fstype", list(SIZES))
+def test_mkfs_leaves_most_of_it_and_it_can_be_taken_away(
+    host: LinuxHost, make_device: MakeDevice, fstype: str
+) -> None:
+    device = make_device(SIZES[fstype])
+    mark = new(fstype)
+    host.write_format_mark(device.path, mark)
+    with pytest.raises(NotBlank):
+        host.assert_formattable(device.path)
+    found = host.probe(device.path)
+    assert (found.mark, found.unfinished, found.empty) == (mark, True, True)
+
+    host.mkfs(device.path, fstype, uuid=mark.uuid)
+    found = host.probe(device.path)
+    assert (found.fstype, found.uuid) == (fstype, mark.uuid)
+    assert (found.mark, found.unfinished, found.is_filesystem) == (mark, False, True)
+    host.remove_format_mark(device.path, new(fstype))  # another one: nothing happens
+    assert host.probe(device.path).mark == mark
+    host.remove_format_mark(device.path, mark)
+    found = host.probe(device.path)
+    assert (found.mark, found.is_filesystem) == (None, True)
+    host.fsck(device.path, fstype, full=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("block_size", [512, 4096])
+@pytest.mark.parametrize("fstype", list(SIZES))
+def test_what_is_left_of_mkfs_is_wiped(
+    host: LinuxHost, make_device: MakeDevice, fstype: str, block_size: int
+) -> None:
+    """A file system whose head was never written: its backup superblocks and the rest are there."""
+    device = make_device(SIZES[fstype], block_size=block_size)
+    mark = new(fstype)
+    host.write_format_mark(device.path, mark)
+    host.mkfs(device.path, fstype, uuid=mark.uuid)
+    with open(device.path, "r+b", buffering=0) as file:
+        file.write(bytes(128 << 10))
+    found = host.probe(device.path)
+    assert found.unfinished, found
+    host.wipe_unfinished(device.path, mark)
+    found = host.probe(device.path)
+    assert (found.mark, found.empty, found.unfinished) == (mark, True, True)
+    host.remove_format_mark(device.path, mark)
+    host.assert_formattable(device.path)
+
+
+@pytest.mark.root
+def test_xfs_that_mkfs_has_not_finished_is_no_file_system(
+    host: LinuxHost, make_device: MakeDevice
+) -> None:
+    device = make_device(320)
+    mark = new("xfs")
+    host.mkfs(device.path, "xfs", uuid=mark.uuid)
+    with open(device.path, "r+b", buffering=0) as file:
+        head = bytearray(file.read(512))
+    head[126] = 1  # sb_inprogress
+    put(device, 0, bytes(head))
+    found = host.probe(device.path)
+    assert not found.is_filesystem
+    assert not found.unfinished
+    assert "mkfs has not finished" in found.found
+    host.write_format_mark(device.path, mark)
+    assert host.probe(device.path).unfinished
+    host.write_format_mark(device.path, new("xfs"))  # the superblock is of another one
+    assert not host.probe(device.path).unfinished
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "what", ["sector 0", "a partition table", "an LVM label", "ext4", "ext4 without its head"]
+)
+def test_a_device_that_somebody_else_has_used_since_is_left_alone(
+    host: LinuxHost, make_device: MakeDevice, what: str
+) -> None:
+    device = make_device(64)
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    if what == "sector 0":
+        put(device, 0, b"some database's header")
+    elif what == "a partition table":
+        subprocess.run(
+            ["sfdisk", "-q", "--no-reread", device.path], input=b"label: gpt\n", check=True
+        )
+    elif what == "an LVM label":
+        put(device, 512, b"LABELONE" + bytes(16) + b"LVM2 001" + b"x" * 32)
+    else:
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", device.path], check=True)
+        if what != "ext4":
+            with open(device.path, "r+b", buffering=0) as file:
+                file.write(bytes(64 << 10))
+    found = host.probe(device.path)
+    assert found.mark == mark
+    assert not found.unfinished, found
+
+
+@pytest.mark.root
+def test_a_device_that_was_overwritten_since_is_left_alone(
+    host: LinuxHost, make_device: MakeDevice
+) -> None:
+    """With data that nobody knows, but which begins with zeros."""
+    device = make_device(64)
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    places = mark_places(device.size_bytes)
+    put(device, HEAD_BYTES - 512, b"data")
+    for place in places[:5]:
+        put(device, place, b"data")
+    assert host.probe(device.path).unfinished  # as much as mkfs could have done
+    put(device, places[5], b"data")
+    assert not host.probe(device.path).unfinished
+    with pytest.raises(NotBlank, match="another mark"):
+        host.wipe_unfinished(device.path, new("ext4"))
+
+
+@pytest.mark.root
+def test_two_marks_are_none(host: LinuxHost, make_device: MakeDevice) -> None:
+    device = make_device(64)
+    host.write_format_mark(device.path, new("ext4"))
+    put(device, mark_places(device.size_bytes)[3], encode(new("ext4")))
+    found = host.probe(device.path)
+    assert found.mark is None
+    with pytest.raises(NotBlank):
+        host.assert_formattable(device.path)
+
+
+@pytest.mark.root
+def test_a_mark_of_which_little_was_written_is_enough_on_a_blank_device(
+    host: LinuxHost, make_device: MakeDevice
+) -> None:
+    """The node died while it wrote the mark."""
+    device = make_device(64)
+    mark = new("ext4")
+    put(device, mark_places(device.size_bytes)[0], encode(mark))
+    assert host.probe(device.path).unfinished
+    put(device, 20 << 20, b"data")
+    assert host.probe(device.path).unfinished == (
+        not any(at <= 20 << 20 < at + length for at, length in positions(device.size_bytes))
+    )
+    put(device, 2 << 20, b"data")
+    assert not host.probe(device.path).unfinished
+
+
+def test_the_mark_names_no_path(tmp_path: Path) -> None:
+    """Its UUID becomes the name of a file, and comes from a disk."""
+    bad = FormatMark("../../etc/x", "ext4", str(tmp_path))
+    assert decode(encode(bad)) is None

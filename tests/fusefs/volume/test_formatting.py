@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do mkfs again that was cut off: decided over a fake host, and by two nodes on tgt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusefs.errors import BlankNotFormatted, FormatFailed, UnformattedReadOnly
+from fusefs.host import LinuxHost
+from fusefs.volume.formatting import Notes, new_mark
+from fusefs.volume.manager import VolumeManager
+from fusefs.volume.state import VolumeState
+from fusefs.volume_errors import FormatUnfinished
+from tests.fusefs.volume.bench import Bench
+from tests.fusefs.volume.node import Node, in_thread
+
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+
+FAILED = FormatFailed(("mkfs",), device="/dev/loop0", fstype="ext4", exit_status=-9, output="")
+
+
+async def cut_off(bench: Bench, **changes: Any) -> None:
+    bench.host.fail_at("mkfs", FAILED)
+    with pytest.raises(FormatFailed):
+        await bench.manager.mount(bench.spec(format_if_blank=True, **changes), bench.mountpoint)
+    bench.assert_nothing_left()
+    bench.host.actions.clear()
+
+
+def notes_of(bench: Bench) -> list[Path]:
+    return list((bench.base / "state" / "formatting").iterdir())
+
+
+async def test_the_node_that_was_cut_off_goes_on(bench: Bench) -> None:
+    await cut_off(bench, fstype="xfs")
+    assert len(notes_of(bench)) == 1
+    bench.host.content(bench.file("data")).first_nonzero = 1 << 20
+    await bench.manager.mount(bench.spec(format_if_blank=True, fstype="ext4"), bench.mountpoint)
+    steps = bench.host.steps
+    at = steps.index("wipe_unfinished")
+    assert steps[at : at + 4] == [
+        "wipe_unfinished",
+        "write_format_mark",
+        "mkfs",
+        "remove_format_mark",
+    ]
+    assert "assert_formattable" not in steps
+    assert notes_of(bench) == []
+    await bench.manager.umount("data")
+    bench.assert_nothing_left()
+
+
+async def test_another_node_does_not(bench: Bench) -> None:
+    await cut_off(bench)
+    for note in notes_of(bench):
+        note.unlink()
+    with pytest.raises(FormatUnfinished, match="still go on") as caught:
+        await bench.manager.mount(bench.spec(format_if_blank=True), bench.mountpoint)
+    assert "mount it there" in caught.value.remedy
+    assert "wipe_unfinished" not in bench.host.steps
+    bench.assert_nothing_left()
+
+
+async def test_it_is_not_done_without_being_asked_for(bench: Bench) -> None:
+    await cut_off(bench)
+    with pytest.raises(BlankNotFormatted):
+        await bench.manager.mount(bench.spec(), bench.mountpoint)
+    with pytest.raises(UnformattedReadOnly):
+        await bench.manager.mount(bench.spec(read_only=True), bench.mountpoint)
+    assert len(notes_of(bench)) == 1
+
+
+async def test_a_file_system_that_was_finished_is_taken(bench: Bench) -> None:
+    bench.host.fail_at("remove_format_mark", FAILED)
+    with pytest.raises(FormatFailed):
+        await bench.manager.mount(bench.spec(format_if_blank=True), bench.mountpoint)
+    content = bench.host.content(bench.file("data"))
+    made = content.uuid
+    assert content.mark is not None
+    await bench.manager.mount(bench.spec(read_only=True), bench.mountpoint)
+    await bench.manager.umount("data")
+    assert content.mark is not None  # nothing is written to a volume that is read-only
+    await bench.manager.mount(bench.spec(), bench.mountpoint)
+    assert (content.mark, content.uuid) == (None, made)
+    assert notes_of(bench) == []
+    await bench.manager.umount("data")
+
+
+def state_of(bench: Bench, key: str, **facts: Any) -> VolumeState:
+    facts["identity"] = {"key": key, "block_size": 512}
+    return VolumeState(spec=bench.spec(), phase="attaching", boot_id="b", facts=facts)
+
+
+async def test_a_note_is_for_one_unit_and_one_attempt(bench: Bench, tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes")
+    first, second, other = new_mark("ext4"), new_mark("ext4"), new_mark("ext4")
+    one, two = state_of(bench, "one"), state_of(bench, "two")
+    with pytest.raises(FormatUnfinished):
+        notes.check_may_wipe("/dev/loop0", first, one)
+    notes.write(first, one)
+    notes.write(other, two)
+    notes.check_may_wipe("/dev/loop0", first, one)
+    for mark, state in ((first, two), (second, one)):
+        with pytest.raises(FormatUnfinished):
+            notes.check_may_wipe("/dev/loop0", mark, state)
+    notes.write(second, one)
+    with pytest.raises(FormatUnfinished):
+        notes.check_may_wipe("/dev/loop0", first, one)
+    notes.check_may_wipe("/dev/loop0", other, two)
+    notes.remove(second)
+    assert [path.stem for path in (tmp_path / "notes").iterdir()] == [other.uuid]
+
+
+async def test_who_holds_the_unit_needs_no_note(bench: Bench) -> None:
+    notes, mark = Notes(None), new_mark("ext4")
+    notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence={"held": True}))
+    with pytest.raises(FormatUnfinished):
+        notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence={"held": False}))
+
+
+class CutHost(LinuxHost):
+    """Its mkfs has written something when it ends."""
+
+    def mkfs(
+        self,
+        device: str,
+        fstype: str,
+        *,
+        label: str = "",
+        uuid: str = "",
+        options: Sequence[str] = (),
+        timeout_s: float = 60,
+    ) -> None:
+        super().mkfs(device, fstype, label=label, uuid=uuid, options=options, timeout_s=timeout_s)
+        with open(device, "r+b", buffering=0) as file:
+            file.write(bytes(64 << 10))
+        raise FAILED
+
+
+@pytest.mark.root
+@pytest.mark.tgt
+async def test_another_node_takes_it_when_it_holds_the_unit(node: Node) -> None:
+    """Two nodes, as they have a state directory and an initiator name each."""
+
+    def manager(name: str, host: LinuxHost) -> VolumeManager:
+        return VolumeManager(host, node.base / name / "run", node.base / name / "state")
+
+    first, second = manager("one", CutHost()), manager("two", LinuxHost())
+    unfenced = node.spec(format_if_blank=True, fencing="off")
+    with pytest.raises(FormatFailed):
+        await first.mount(unfenced, node.mountpoint)
+    with pytest.raises(FormatUnfinished):
+        await second.mount(unfenced, node.mountpoint)
+    await second.mount(node.spec(format_if_blank=True, fencing="required"), node.mountpoint)
+    await in_thread((node.mountpoint / "file").write_text, "of the second")
+    await second.umount("data")
+    # The first finds a file system, and what it noted says nothing any more.
+    await first.mount(unfenced, node.mountpoint)
+    assert await in_thread((node.mountpoint / "file").read_text) == "of the second"
+    await first.umount("data")

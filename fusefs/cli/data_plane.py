@@ -60,8 +60,10 @@ def data_plane(invocation: Invocation, ready_file: Path | None) -> None:
     async def run() -> None:
         await anyio.to_thread.run_sync(directories.prepare)
         try:
-            for moved in await plane.take_over():
-                _tell(moved)
+            moved = await plane.take_over()
+            for each in moved:
+                _tell(each)
+            await plane.await_the_rest(moved)
             output.write("ready\n")
             if ready_file is not None:
                 await anyio.to_thread.run_sync(_announce, ready_file)
@@ -78,7 +80,12 @@ def data_plane(invocation: Invocation, ready_file: Path | None) -> None:
 
 
 def _tell(moved: Moved) -> None:
-    if moved.problem:
+    if moved.left_behind:
+        output.warn(
+            f"{moved.name}: stays with the data plane before this one ({moved.problem}); not ready "
+            "until the volume has ended, or its worker"
+        )
+    elif moved.problem:
         output.warn(f"{moved.name}: {moved.problem}")
     elif moved.pause_s is not None:
         output.write(f"{moved.name}: taken over, I/O paused for {moved.pause_s:.3f} s\n")

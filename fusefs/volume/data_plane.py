@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import anyio
@@ -51,6 +51,8 @@ class Moved:
     """How long it took no requests; None where its worker was killed for it."""
     problem: str = ""
     """Why it is still served by the old one, or by nobody."""
+    left_behind: WorkerIdentity | None = None
+    """The worker of the old one that serves it still, and ends with the old one."""
 
 
 class DataPlane:
@@ -77,6 +79,18 @@ class DataPlane:
         # What is forked from now on is ours already.
         held = (await self._holder.status()).volumes
         return [await self._move(name, facts) for name, facts in sorted(held.items())]
+
+    async def await_the_rest(self, moved: Iterable[Moved]) -> None:
+        """Wait until the old data plane serves none of these any more, so that it may be ended."""
+        left = {each.name: each.left_behind for each in moved if each.left_behind}
+        while left:
+            held = (await self._holder.status()).volumes
+            left = {
+                name: worker
+                for name, worker in left.items()
+                if name in held and held[name].worker == worker
+            }
+            await anyio.sleep(LOOK_SECONDS if left else 0)
 
     async def tend(self) -> None:
         """See that there is a holder until another data plane has taken over."""
@@ -126,7 +140,7 @@ class DataPlane:
                     break
                 return Moved(name, report.pause_s)
         if not facts.native:
-            return Moved(name, None, why)
+            return Moved(name, None, why, old)
         self._progress(f"{name}: {why}; its worker is killed and followed")
         return await self._kill(name, old)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fusefs.errors import InvalidSpec, MountBusy, NoSuchVolume, VolumeError
 from fusefs.process.exchange import HeldFacts
+from fusefs.process.holder_client import is_external
 from fusefs.spec import VolumeSpec
 from fusefs.volume import checks, isids, listing, pins, status
 from fusefs.volume.credentials import credentials_for
@@ -133,6 +134,14 @@ class VolumeManager(Publishing, Restoring):
         if spec.block and mountpoint:
             raise InvalidSpec(
                 "block", True, "is a volume without a filesystem", remedy="attach it instead"
+            )
+        if spec.fuse_channel != "native" and is_external():
+            raise InvalidSpec(
+                "fuse channel",
+                spec.fuse_channel,
+                "keeps its state in its process, so the volume would end with this data plane when "
+                "the next one takes over",
+                remedy="take native",
             )
         async with AsyncExitStack() as locks:
             await locks.enter_async_context(self._lock(spec.name))

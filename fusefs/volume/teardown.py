@@ -44,6 +44,9 @@ NAMESPACE_PATIENCE_S = 15.0
 """A container that starts holds copies of all mounts of its host for a moment, ours among them; on
 a host that is short of processors the moment is long."""
 
+USER_PATIENCE_S = 2.0
+"""For processes that have the device open: what looks at every new device does so for a moment."""
+
 
 @dataclass(slots=True)
 class DetachReport:
@@ -207,12 +210,13 @@ async def _unmount_and_detach(volume: Pieces) -> None:
 
 
 async def _detach_patiently(volume: Pieces, device: LoopDevice) -> None:
-    deadline = anyio.current_time() + NAMESPACE_PATIENCE_S
+    began = anyio.current_time()
     while True:
         try:
             await volume.call(volume.host.loop_detach, device)
-        except DeviceBusy:
-            if anyio.current_time() >= deadline:
+        except DeviceBusy as busy:
+            patience = USER_PATIENCE_S if busy.users else NAMESPACE_PATIENCE_S
+            if anyio.current_time() - began >= patience:
                 raise
             await anyio.sleep(0.1)
         else:

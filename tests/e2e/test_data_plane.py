@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import fusefs
-from fusefs.errors import NotAllowed, WorkerFailed
+from fusefs.errors import InvalidSpec, NotAllowed, WorkerFailed
 from fusefs.process import holder_client
 from fusefs.process.holder_client import DATA_PLANE_VARIABLE
 from fusefs.volume.status import VolumeStatus
@@ -294,3 +294,33 @@ def test_a_worker_whose_target_is_away_is_handed_over_too(
                 assert front_door.detach("v0").clean
         finally:
             load.end()
+
+
+def test_what_cannot_be_handed_over_is_refused(
+    front_door: Volumes, plane: DataPlaneProcess, disks: list[str]
+) -> None:
+    with pytest.raises(InvalidSpec, match="would end with this data plane"):
+        front_door.attach(disks[0], name="v", fuse_channel="pyfuse3")
+    assert front_door.status() == []
+
+
+def test_the_next_one_is_not_ready_while_a_volume_stays_behind(
+    front_door: Volumes,
+    plane: DataPlaneProcess,
+    disks: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that somebody attached with the other channel, beside the front doors."""
+    with monkeypatch.context() as beside:
+        beside.delenv(DATA_PLANE_VARIABLE)
+        volume = front_door.attach(disks[0], name="v", fuse_channel="pyfuse3")
+    moves = front_door.attach(disks[1], name="moves")
+    with DataPlaneProcess(front_door, tmp_path / "plane2") as newer:
+        until(lambda: "stays with the data plane before this one" in newer.said(), PATIENCE_S)
+        assert front_door.get("moves").worker_pid != moves.worker_pid
+        assert front_door.get("v").worker_pid == volume.worker_pid
+        assert not newer.ready_file.exists()
+        assert front_door.detach("v").clean
+        newer.wait_ready()
+        assert front_door.detach("moves").clean

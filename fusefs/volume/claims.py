@@ -33,7 +33,7 @@ import anyio
 from fusefs.errors import VolumeError
 from fusefs.spec import volume_dir_name
 from fusefs.volume.hostcalls import host_call
-from fusefs.volume.locks import file_lock
+from fusefs.volume.locks import file_lock, remove_free_lock
 from fusefs.volume.paths import make_private_directory
 from fusefs.volume.provision import (
     ClaimConflict,
@@ -42,7 +42,7 @@ from fusefs.volume.provision import (
     Provisioner,
     SizeRange,
 )
-from fusefs.volume.state import remove_file, write_json
+from fusefs.volume.state import clear_unfinished, remove_file, write_json
 from pyscsi_init.errors import IscsiError
 from pyscsi_init.url import parse_url
 
@@ -159,6 +159,7 @@ class Claims:
         """
         await host_call(self.prepare)
         async with file_lock(self._directory / "lock", "pool", self._lock_timeout_s):
+            await host_call(self._tidy)
             yield
 
     @asynccontextmanager
@@ -181,6 +182,15 @@ class Claims:
 
     def _lock_of(self, claim_id: str) -> Path:
         return self._claims / f"{claim_id.partition('-')[0]}.lock"
+
+    def _tidy(self) -> None:
+        """Remove what those who were killed left: half-written files, and locks of claims that have
+        ended."""
+        for directory in (self._claims, self._quarantine):
+            clear_unfinished(directory)
+        for lock in self._claims.glob("*.lock"):
+            if not lock.with_suffix(".json").exists():
+                remove_free_lock(lock)
 
     def _remove_lock_of_none(self, claim_id: str) -> None:
         """Without its claim nobody asks for the lock again; we hold it."""

@@ -71,6 +71,15 @@ async def file_lock(path: Path, name: str, timeout_s: float) -> AsyncIterator[No
         os.close(descriptor)
 
 
+def remove_free_lock(path: Path) -> None:
+    """Remove a lock file that nobody will ask for again, unless somebody holds it. Blocks for no
+    one."""
+    descriptor = _try_lock(path)
+    if descriptor is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock at this moment. Blocks for no one."""
     try:

@@ -242,6 +242,7 @@ def test_each_call_killed_inside(life: Life, request: pytest.FixtureRequest) -> 
         for _ in range(2):
             life.call(method)
             life.check(method)
+    nothing_is_left(life)
 
 
 @pytest.mark.soak
@@ -270,4 +271,13 @@ def test_killed_inside_a_call_at_every_step(life: Life) -> None:
             except (AssertionError, grpc.RpcError) as error:
                 error.add_note(where)
                 raise
+    nothing_is_left(life)
     log.info("%s: %s", type(life).__name__, {each: len(steps[each]) for each in steps})
+
+
+def nothing_is_left(life: Life) -> None:
+    """Of the files of claims, once somebody has decided again: neither locks nor halves."""
+    life.begin()
+    life.call("CreateVolume")
+    life.call("DeleteVolume")
+    assert list((life.driver.state_dir / "provisioned").glob("*/claims/*")) == []

@@ -56,3 +56,22 @@ def test_the_lock_goes_with_the_claim_and_keeps_its_meaning(tmp_path: Path) -> N
             assert list((tmp_path / "claims").iterdir()) == []
 
     anyio.run(main)
+
+
+def test_what_was_cut_off_is_cleared_by_who_decides_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        claims = Claims(tmp_path)
+        claims.prepare()
+        one = claims.write(claim("one"))
+        files = tmp_path / "claims"
+        nobody = 1 << 22  # more than any process has
+        for name in (f".a.json.{nobody}.new", "b.lock"):
+            (files / name).touch()
+        (tmp_path / "quarantine" / f".c.json.{nobody}.new").touch()
+        async with claims.working_on(one.claim_id), claims.deciding():
+            pass
+        assert {path.suffix for path in files.iterdir()} == {".json", ".lock"}
+        assert len(list(files.iterdir())) == 2
+        assert list((tmp_path / "quarantine").iterdir()) == []
+
+    anyio.run(main)

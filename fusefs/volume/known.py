@@ -21,7 +21,7 @@ import builtins
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -252,7 +252,10 @@ class KnownVolumes:
             except (VolumeError, IscsiError, OSError) as error:
                 report.problems.append(f"{name}: {error}")
                 log.warning("restore: volume %s: %s", name, error)
-        await host_call(functools.partial(self._clear_places, [d.name for d in definitions]))
+        for name in [definition.name for definition in definitions]:
+            with contextlib.suppress(OperationInProgress):
+                async with self._lock(name, 0.0):  # or the count of one who comes now would go
+                    await host_call(functools.partial(self._clear_places, name))
         return report
 
     async def _restore_one(self, name: str, report: RestoreReport) -> None:
@@ -365,15 +368,14 @@ class KnownVolumes:
         with contextlib.suppress(OSError):
             await host_call(path.rmdir)
 
-    def _clear_places(self, names: Sequence[str]) -> None:
-        """Mount points and counts that are worth nothing any more. Blocks."""
-        for name in names:
-            uses = self._directories.uses_of(name)
-            with contextlib.suppress(VolumeError):  # restore has told of it, and it stays
-                if not load_users(uses, name):
-                    remove_file(uses)
-            path = self.mountpoint(name)
-            real = checks.resolve_parent(str(path))
-            if not any(entry.mountpoint == real for entry in self._manager.host.mounts()):
-                with contextlib.suppress(OSError):
-                    path.rmdir()
+    def _clear_places(self, name: str) -> None:
+        """Mount point and count that are worth nothing any more. Blocks."""
+        uses = self._directories.uses_of(name)
+        with contextlib.suppress(VolumeError):  # restore has told of it, and it stays
+            if not load_users(uses, name):
+                remove_file(uses)
+        path = self.mountpoint(name)
+        real = checks.resolve_parent(str(path))
+        if not any(entry.mountpoint == real for entry in self._manager.host.mounts()):
+            with contextlib.suppress(OSError):
+                path.rmdir()

@@ -133,8 +133,8 @@ class FormatFailed(CommandFailed):
             exit_status=exit_status,
             output=output,
             what=f"making {fstype} on {device} failed",
-            remedy="the device may hold a part of a filesystem now: look at the reason above, "
-            "wipe the device, then attach again",
+            remedy="look at the reason above, then mount it again: what mkfs has left is wiped and "
+            "made anew",
         )
 
 

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from tests.support.source import ROOT
 
 STUCK_S = 50
 """A driver that takes so long to start tells where it is."""
+WAIT_S = 30.0
 WIPED_AT_ONCE = 8 << 20
 
 
@@ -108,7 +110,7 @@ class KilledDriver(Driver):
             self._runs = False
 
     def wait(self, timeout: float = 60.0) -> int:
-        """Wait for its own end; the signal."""
+        """Wait for its own end; the signal, 0 if it does not come."""
         status = self._ask({"do": "wait"})
         self._runs = False
         return os.WTERMSIG(status)
@@ -243,6 +245,19 @@ def serve(base: Path, at: int | str) -> None:
     anyio.run(run, backend="asyncio")
 
 
+def ended(child: int, seconds: float) -> int:
+    """The wait status of a child that ends by itself; 0 for one that goes on, which is killed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return 0
+
+
 def main() -> None:
     child = 0
     for line in sys.stdin:
@@ -257,10 +272,11 @@ def main() -> None:
                     serve(Path(request["base"]), request["at"])
                 finally:
                     os._exit(1)
-        else:
-            if request["do"] == "kill":
-                os.kill(child, 9)
+        elif request["do"] == "kill":
+            os.kill(child, 9)
             _, answer = os.waitpid(child, 0)
+        else:
+            answer = ended(child, WAIT_S)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 

@@ -23,7 +23,6 @@ from fusefs.errors import (
 from fusefs.volume.known import KnownVolumes
 from fusefs.volume.locks import file_lock
 from fusefs.volume.state import VolumeState, save_state
-from fusefs.volume.uses import save_users
 from fusefs.volume_errors import VolumeInUse
 from tests.fusefs.volume.bench import Bench
 from tests.support.logs import ExpectLogs
@@ -272,21 +271,6 @@ async def test_counts_outlive_the_process(known: KnownVolumes, bench: Bench) -> 
     assert mounted(bench) == ["ext4"]
     await known.release("data", "one")
     bench.assert_nothing_left()
-
-
-async def test_the_count_of_one_who_comes_now_is_not_cleared(
-    known: KnownVolumes, bench: Bench
-) -> None:
-    await defined(known, bench)
-    uses = bench.base / "run" / "uses" / "data.json"
-    save_users(uses, "data", {"one": 1})
-    uses.write_text(json.dumps(json.loads(uses.read_text()) | {"boot_id": "another"}))
-    lock = bench.manager.directories.uses_lock("data")
-    async with file_lock(lock, "data", 0):  # he has read it, and is about to write it
-        await known.restore()
-        assert uses.exists()
-    await known.restore()
-    assert not uses.exists()
 
 
 async def test_what_is_dead_keeps_its_users_and_the_next_use_brings_it_up_anew(

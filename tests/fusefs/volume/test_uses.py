@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from fusefs.errors import VolumeError
 from fusefs.volume.known import KnownVolumes
+from fusefs.volume.locks import file_lock
+from fusefs.volume.uses import save_users
 from tests.fusefs.volume.bench import Bench
 from tests.support.logs import ExpectLogs
 
@@ -54,3 +58,16 @@ async def test_users_that_cannot_be_read_are_neither_lost_nor_overwritten(
         assert (await known.get(name)).users == {"one": 1}
         await known.release(name, "one")
     bench.assert_nothing_left()
+
+
+async def test_the_count_of_one_who_comes_now_is_not_cleared(bench: Bench) -> None:
+    known = KnownVolumes(bench.manager, patience_s=0)
+    await known.define(bench.spec("data"), owner="test")
+    uses = bench.base / "run" / "uses" / "data.json"
+    save_users(uses, "data", {"one": 1})
+    uses.write_text(json.dumps(json.loads(uses.read_text()) | {"boot_id": "another"}))
+    async with file_lock(bench.manager.directories.uses_lock("data"), "data", 0):
+        await known.restore()  # while he who has read it is about to write it
+        assert uses.exists()
+    await known.restore()
+    assert not uses.exists()

@@ -47,6 +47,8 @@ class Host:
     def mend(self) -> None:
         """The line is as it was."""
         self._store.run("ip", "link", "set", self._far, "up")
+        # A look-up of an address that began meanwhile would fail a moment from now.
+        self.namespace.run("ip", "neigh", "flush", "dev", "line")
 
 
 class TwoHosts(Closing):

@@ -20,26 +20,27 @@ namespaces outlive the processes, and a copy of the host's mounts would keep the
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fusefs.host.process import CAP_SYS_ADMIN, has_capability
 from fusefs.host.records import LoopDevice, MountEntry
 from fusefs.host.run import find_program
+from fusefs.host.syscalls import MNT_DETACH
 
 _OF_PROCESS_1 = 0xEFFFFFFC
 """The inode of the first PID namespace of a machine (linux/proc_ns.h, PROC_PID_INIT_INO)."""
 
-# Mounts that cannot be taken out of the copy are no reason to have no data path.
-_SCRIPT = """
-count=$1
-shift
-while [ "$count" -gt 0 ]; do
-    umount --lazy "$1" || true
-    shift
-    count=$((count - 1))
-done
-exec "$@"
+# With no shell, which an image need not have. Mounts that cannot be taken out of the copy are no
+# reason to have no data path.
+_SCRIPT = f"""
+import ctypes, os, sys
+count = int(sys.argv[1])
+umount2 = ctypes.CDLL(None).umount2
+for place in sys.argv[2 : 2 + count]:
+    umount2(os.fsencode(place), {MNT_DETACH})
+os.execvp(sys.argv[2 + count], sys.argv[2 + count :])
 """
 
 
@@ -64,4 +65,4 @@ def command(volumes: str, loops: Sequence[LoopDevice], mounts: Sequence[MountEnt
     apart = [program, "--mount", "--propagation", "private", "--"]
     if not there:
         return apart
-    return [*apart, "/bin/sh", "-c", _SCRIPT, "sh", str(len(there)), *there]
+    return [*apart, sys.executable, "-ISc", _SCRIPT, str(len(there)), *there]

@@ -42,7 +42,13 @@ SERVER_ANNOTATIONS = (
     "kubectl.kubernetes.io/last-applied-configuration",
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",
+    # The old driver's controller would go on deciding about the LUN.
+    "pv.kubernetes.io/provisioned-by",
+    "volume.kubernetes.io/provisioner-deletion-secret-name",
+    "volume.kubernetes.io/provisioner-deletion-secret-namespace",
 )
+SIDECAR_FINALIZERS = ("external-provisioner.", "external-attacher/")
+"""How those begin that only the old driver's sidecars would ever remove."""
 
 JOB_LABELS = (
     "controller-uid",
@@ -187,6 +193,14 @@ def forget_the_server(document: MutableMapping[str, Any]) -> bool:
             found |= annotations.pop(key, None) is not None
         if not annotations:
             del metadata["annotations"]
+    finalizers = metadata.get("finalizers")
+    if isinstance(finalizers, list):
+        kept = [each for each in finalizers if not str(each).startswith(SIDECAR_FINALIZERS)]
+        if kept != finalizers:
+            found = True
+            finalizers[:] = kept
+        if not kept:
+            del metadata["finalizers"]
     claim_ref = _mapping(_mapping(document.get("spec")).get("claimRef"))
     for key in ("uid", "resourceVersion"):
         found |= claim_ref.pop(key, None) is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -63,11 +64,10 @@ def data_plane(invocation: Invocation, ready_file: Path | None) -> None:
             moved = await plane.take_over()
             for each in moved:
                 _tell(each)
-            await plane.await_the_rest(moved)
-            output.write("ready\n")
-            if ready_file is not None:
-                await anyio.to_thread.run_sync(_announce, ready_file)
-            await plane.tend()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_say_when_ready, plane, moved, ready_file)
+                await plane.tend()
+                tasks.cancel_scope.cancel()
             output.write("another data plane has taken over; waiting to be told to end\n")
             await anyio.sleep_forever()
         finally:
@@ -77,6 +77,15 @@ def data_plane(invocation: Invocation, ready_file: Path | None) -> None:
         runner.run(run)
     finally:
         _forget(ready_file)
+
+
+async def _say_when_ready(
+    plane: DataPlane, moved: Sequence[Moved], ready_file: Path | None
+) -> None:
+    await plane.await_the_rest(moved)
+    output.write("ready\n")
+    if ready_file is not None:
+        await anyio.to_thread.run_sync(_announce, ready_file)
 
 
 def _tell(moved: Moved) -> None:

@@ -9,8 +9,9 @@ from fusefs.volume.usage import Usage
 
 
 def is_lost(volume: VolumeStatus) -> bool:
-    """Whether an orderly end could save nothing of it. One that only lacks a mount is not."""
-    return volume.failed and not volume.savable
+    """Whether an orderly end could save nothing of it. One that only lacks a mount is not, nor one
+    whose worker has not answered in time: the next call sees more."""
+    return volume.failed and not volume.savable and not volume.silent
 
 
 def condition_of(volume: VolumeStatus, found: Usage) -> csi.VolumeCondition:

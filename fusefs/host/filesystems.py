@@ -52,7 +52,7 @@ class Maker:
     arguments: tuple[str, ...]
     label_option: str
     max_label_bytes: int
-    uuid_option: tuple[str, str]
+    uuid_option: tuple[str, str] | None = None
     """The option, and what stands before the UUID in its argument."""
 
 
@@ -63,7 +63,9 @@ MAKERS: dict[str, Maker] = {
         "mkfs.ext4", "e2fsprogs", ("-F", "-q", "-m", "0", "-E", "nodiscard"), "-L", 16, ("-U", "")
     ),
     "xfs": Maker("mkfs.xfs", "xfsprogs", ("-q", "-K"), "-L", 12, ("-m", "uuid=")),
-    "btrfs": Maker("mkfs.btrfs", "btrfs-progs", ("-q", "-K"), "-L", 255, ("-U", "")),
+    # Given a UUID, it reads every block device of the host to see that nobody else has it: other
+    # volumes too, whose targets may be away. An unfinished btrfs shows no UUID anyway.
+    "btrfs": Maker("mkfs.btrfs", "btrfs-progs", ("-q", "-K"), "-L", 255),
 }
 
 
@@ -90,8 +92,10 @@ def mkfs(
         raise InvalidSpec("label", label, f"{fstype} has room for {row.max_label_bytes} bytes only")
     program = require_program(row.program, row.package)
     name = (row.label_option, label) if label else ()
-    option, before = row.uuid_option
-    identity = (option, before + uuid) if uuid else ()
+    identity: tuple[str, ...] = ()
+    if uuid and row.uuid_option:
+        option, before = row.uuid_option
+        identity = (option, before + uuid)
     command = (program, *row.arguments, *name, *identity, *options, device)
     done = run(command, timeout_s=timeout_s, accept=None, what=f"making {fstype} on {device}")
     if done.exit_status != 0:

@@ -190,7 +190,9 @@ def remove(device: str, mark: FormatMark, *, timeout_s: float) -> None:
             there, blocks = read(reader)
             if there is not None and there.uuid == mark.uuid:
                 for at in sorted(blocks):
-                    writer.write(at, bytes(SAMPLE_BYTES))
+                    # What stands behind it may be mkfs' work, in blocks smaller than these.
+                    rest = reader.read(at, SAMPLE_BYTES)[_BLOCK:]
+                    writer.write(at, bytes(_BLOCK) + rest)
                 writer.flush()
 
     bounded(f"removing the mark on {device}", timeout_s, call)

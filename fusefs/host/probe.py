@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusefs.errors import CommandFailed, NotBlank
+from fusefs.errors import CallFailed, CommandFailed, NotBlank
 from fusefs.host import format_mark
 from fusefs.host.blank import DirectReader, check_blank, find_ext_backups
 from fusefs.host.blocking import bounded
@@ -128,7 +128,10 @@ def _read(device: str) -> _Seen:
         if _number(btrfs, *_BTRFS_LOG_ROOT):
             pending.add("btrfs")
         in_progress = bool(_number(head, *_XFS_IN_PROGRESS))
-        mark, _ = format_mark.read(reader)
+        try:
+            mark, _ = format_mark.read(reader)
+        except CallFailed:
+            mark = None  # a place of it cannot be read: no reason not to mount what is there
         return _Seen(find_ext_backups(reader), pending, in_progress, mark)
 
 

@@ -84,12 +84,17 @@ class DataPlane:
         """Wait until the old data plane serves none of these any more, so that it may be ended."""
         left = {each.name: each.left_behind for each in moved if each.left_behind}
         while left:
-            held = (await self._holder.status()).volumes
-            left = {
-                name: worker
-                for name, worker in left.items()
-                if name in held and held[name].worker == worker
-            }
+            try:
+                held = (await self._holder.status()).volumes
+            except WorkerFailed as error:
+                # To end for that would end the workers that are here already.
+                log.warning("the holder gives no answer, asking again: %s", error)
+            else:
+                left = {
+                    name: worker
+                    for name, worker in left.items()
+                    if name in held and held[name].worker == worker
+                }
             await anyio.sleep(LOOK_SECONDS if left else 0)
 
     async def tend(self) -> None:

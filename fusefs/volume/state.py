@@ -11,10 +11,9 @@ It knows nothing of how the steps are done.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,11 +29,6 @@ STATE_VERSION = 1
 PHASES = ("logging-in", "attaching", "attached", "formatting", "mounting", "mounted", "detaching")
 """In the order of a life. ``attached`` and ``mounted`` are at rest; the others are on the way, and
 a volume that is found in one of them with nobody holding its lock is a leftover."""
-
-
-_WRITING_S = 60.0
-"""Nobody writes a state file for so long: a temporary one that is older has lost its writer, even
-where the process id in its name is somebody's."""
 
 
 class StateUnreadable(Exception):
@@ -154,9 +148,7 @@ def _bind(values: Mapping[str, Any]) -> Bind:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Replace ``path`` by ``document`` so that a reader, and a reboot, sees the old or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    descriptor = _open_alone(temporary)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(document, stream, indent=1, sort_keys=True)
@@ -170,14 +162,41 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     _sync_directory(path.parent)
 
 
+def _open_alone(temporary: Path) -> int:
+    """An empty file of that name that nobody else writes, or takes for one whose writer died: its
+    lock says that there is one, also to who cannot see the process."""
+    while True:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_ino == temporary.stat().st_ino:
+                os.ftruncate(descriptor, 0)
+                return descriptor
+        except FileNotFoundError:
+            pass  # it was renamed, or removed, before the lock was ours
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
 def clear_unfinished(directory: Path) -> None:
     """Remove what :func:`write_json` was writing there when its writer died. Blocks."""
     for file in directory.glob(".*.new"):
-        writer = file.name.removesuffix(".new").rpartition(".")[2]
-        with contextlib.suppress(FileNotFoundError):
-            is_old = time.time() - file.stat().st_mtime > _WRITING_S
-            if is_old or not Path(f"/proc/{writer}").exists():
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == file.stat().st_ino:
                 file.unlink()
+        except (BlockingIOError, FileNotFoundError):
+            continue  # it is being written, or was
+        finally:
+            os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

@@ -66,6 +66,8 @@ class VolumeStatus:
     savable: bool = False
     """Its worker answers and its session has not failed for good, so an orderly end can still write
     out what it holds, also where a mount of it is missing."""
+    silent: bool = False
+    """Its worker lives and gave no answer, which is all that is known: it may be busy."""
 
     @property
     def failed(self) -> bool:
@@ -135,6 +137,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         last_death=held.last_death if held else "",
         restart_in_s=held.restart_in_s if held else None,
         savable=savable,
+        silent=bool(silence),
     )
 
 

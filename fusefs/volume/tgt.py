@@ -94,7 +94,8 @@ class TgtProvisioner(ClaimingProvisioner):
         async with self._claims.deciding():
             claim = await host_call(functools.partial(self._claims.of_name, name))
             if claim is not None and claim.phase == RELEASING:
-                await self._remove(claim, place)
+                # Where it was, which need not be where it is wanted now.
+                await self._remove(claim, _read_parameters(claim.parameters))
                 claim = None
             if claim is None:
                 claim = await self._claim(name, wanted, place, parameters, labels)

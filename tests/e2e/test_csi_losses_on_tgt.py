@@ -6,6 +6,7 @@ so, does nothing by halves, and succeeds when it is made again afterwards.
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,24 @@ def test_a_tgt_that_forgot_and_files_that_are_gone(made: Made, tmp_path: Path) -
         assert 0 < before <= 65536
     assert made.delete(volume) == ("OK", "")
     assert list(directory.iterdir()) == []
+
+
+def test_a_deletion_that_was_cut_off_ends_where_the_volume_was(made: Made, tmp_path: Path) -> None:
+    """Also when the same name comes again with another directory."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    tgt = {"provisioner": "tgt", "tgtControlPort": "1", "targetPortal": made.tgt.portal}
+    old = made.create("one", {**tgt, "tgtDirectory": str(first)}, 16 * MEBI)
+    (claim,) = (made.driver.state_dir / "provisioned/tgt/claims").glob("*.json")
+    document = json.loads(claim.read_text())
+    claim.write_text(json.dumps({**document, "phase": "releasing"}))
+    new = made.create("one", {**tgt, "tgtDirectory": str(second)}, 16 * MEBI)
+    assert list(first.iterdir()) == []
+    assert len(list(second.iterdir())) == 1
+    assert made.listed() == [new.volume_id] != [old.volume_id]
+    assert made.tgt._run("--op", "show", "--mode", "target").count("Target ") == 1
+    assert made.delete(new) == ("OK", "")
 
 
 def test_a_unit_that_a_node_has_is_neither_wiped_nor_lent(made: Made, tmp_path: Path) -> None:

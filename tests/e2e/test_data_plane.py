@@ -12,19 +12,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import anyio
 import pytest
 
 import fusefs
 from fusefs.errors import InvalidSpec, NotAllowed, WorkerFailed
 from fusefs.process import holder_client
 from fusefs.process.holder_client import DATA_PLANE_VARIABLE
+from fusefs.process.pids import WorkerIdentity
+from fusefs.volume import data_plane
 from fusefs.volume.status import VolumeStatus
 from tests.e2e.conftest import Volumes
 from tests.e2e.test_kills_on_tgt import Load
 from tests.support import processes
 from tests.support.closing import Closing
 from tests.support.direct_io import until
+from tests.support.logs import ExpectLogs
 from tests.support.lonely_target import LonelyTarget
 from tests.support.mount_namespace import MountNamespace
 from tests.support.tgt import TgtServer
@@ -324,3 +329,26 @@ def test_the_next_one_is_not_ready_while_a_volume_stays_behind(
         assert front_door.detach("v").clean
         newer.wait_ready()
         assert front_door.detach("moves").clean
+
+
+def test_a_holder_that_gives_no_answer_ends_nothing_of_one_that_waits(
+    monkeypatch: pytest.MonkeyPatch, expect_logs: ExpectLogs
+) -> None:
+    """The volumes that have come over are its own already."""
+    monkeypatch.setattr(data_plane, "LOOK_SECONDS", 0.01)
+    worker = WorkerIdentity(4711, 1)
+    expect_logs("the holder gives no answer, asking again")
+    asked, silences = 0, 3
+
+    class Holder:
+        async def status(self) -> SimpleNamespace:
+            nonlocal asked
+            asked += 1
+            if asked <= silences:
+                raise WorkerFailed("", "the holder gives no answer")
+            held = {"v": SimpleNamespace(worker=worker)} if asked <= 2 * silences else {}
+            return SimpleNamespace(volumes=held)
+
+    plane = data_plane.DataPlane(SimpleNamespace(holder=Holder()))  # type: ignore[arg-type]
+    anyio.run(plane.await_the_rest, [data_plane.Moved("v", None, "it cannot", worker)])
+    assert asked == 2 * silences + 1

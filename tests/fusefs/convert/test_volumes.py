@@ -90,7 +90,10 @@ def test_what_a_cluster_wrote_is_left_out() -> None:
             spec="claimRef: {kind: PersistentVolumeClaim, namespace: shop, name: goods, uid: u, "
             "resourceVersion: '7'}",
             metadata="uid: u1\nresourceVersion: '5'\ncreationTimestamp: '2024-01-01T00:00:00Z'\n"
-            "annotations: {pv.kubernetes.io/bound-by-controller: 'yes'}",
+            "annotations: {pv.kubernetes.io/bound-by-controller: 'yes', "
+            "pv.kubernetes.io/provisioned-by: org.example.old}\n"
+            "finalizers: [external-provisioner.volume.kubernetes.io/finalizer, mine.org/keep, "
+            "external-attacher/org-example-old]",
         )
         + "status: {phase: Bound}\n---\n"
         "apiVersion: v1\nkind: PersistentVolumeClaim\n"
@@ -104,7 +107,7 @@ def test_what_a_cluster_wrote_is_left_out() -> None:
     )
     found = convert(given)
     made, claimed, other = found.objects
-    assert made["metadata"] == {"name": "disk1"}
+    assert made["metadata"] == {"name": "disk1", "finalizers": ["mine.org/keep"]}
     assert made["spec"]["claimRef"] == {
         "kind": "PersistentVolumeClaim", "namespace": "shop", "name": "goods",
     }  # fmt: skip

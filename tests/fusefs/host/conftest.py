@@ -68,8 +68,16 @@ def make_device(host: LinuxHost, make_image: MakeImage) -> Iterator[MakeDevice]:
     """make_device(mib, *mkfs command, read_only=False) -> a loop device over such a file."""
     made: list[LoopDevice] = []
 
-    def make(mib: int, *command: str, read_only: bool = False, block_size: int = 512) -> LoopDevice:
+    def make(
+        mib: int,
+        *command: str,
+        read_only: bool = False,
+        block_size: int = 512,
+        size_bytes: int = 0,
+    ) -> LoopDevice:
         image = make_image(mib, *command)
+        if size_bytes:
+            os.truncate(image, size_bytes)
         device = host.loop_attach(image, block_size=block_size, read_only=read_only)
         made.append(device)
         return device

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,17 @@ def test_mkfs_does_not_discard_the_device(
     with open(device.backing_file, "rb") as file:
         file.seek(40 * MIB)
         assert file.read(4096) != bytes(4096)
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_mkfs_reads_no_other_device(host: LinuxHost, make_device: MakeDevice, fstype: str) -> None:
+    """One of them may be a volume whose target is away, and it would wait for that."""
+    other, device = make_device(64), make_device(320)
+    host.mkfs(other.path, "ext4")
+    statistics = Path(f"/sys/block/{Path(other.path).name}/stat")
+    before = statistics.read_text().split()[:4]
+    host.mkfs(device.path, fstype, uuid=str(uuid.uuid4()))
+    assert statistics.read_text().split()[:4] == before
 
 
 def test_a_device_that_is_too_small(host: LinuxHost, make_device: MakeDevice) -> None:

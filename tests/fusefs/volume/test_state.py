@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,14 +52,34 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_writer_left_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
-    dead, old = tmp_path / ".a.json.999999999.new", tmp_path / f".b.json.{os.getpid()}.new"
-    living = tmp_path / f".c.json.{os.getpid()}.new"
-    for path in (dead, old, living, tmp_path / "d.json"):
+    """Whatever number the writer has in its name: it may be another process namespace's."""
+    dead, own = tmp_path / ".a.json.999999999.new", tmp_path / f".b.json.{os.getpid()}.new"
+    living = tmp_path / ".c.json.999999998.new"
+    for path in (dead, own, living, tmp_path / "d.json"):
         path.touch()
-    os.utime(old, (1, 1))
+    with living.open("r+b") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        clear_unfinished(tmp_path)
+        clear_unfinished(tmp_path / "not there")
+        assert set(os.listdir(tmp_path)) == {living.name, "d.json"}
     clear_unfinished(tmp_path)
-    clear_unfinished(tmp_path / "not there")
-    assert set(os.listdir(tmp_path)) == {living.name, "d.json"}
+    assert os.listdir(tmp_path) == ["d.json"]
+
+
+def test_two_writers_of_one_number_do_not_meet_in_one_file(tmp_path: Path) -> None:
+    """Two process namespaces over one state directory: the second waits, and writes its own."""
+    path = tmp_path / "state.json"
+    temporary = tmp_path / f".state.json.{os.getpid()}.new"
+    with temporary.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=write_json, args=(path, {"whose": "ours"}))
+        writer.start()
+        other.write(b'{"whose": "theirs"}')
+        other.flush()
+        temporary.rename(path)
+    writer.join(20)
+    assert json.loads(path.read_text()) == {"whose": "ours"}
+    assert os.listdir(tmp_path) == ["state.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

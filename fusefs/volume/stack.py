@@ -12,6 +12,7 @@ It knows neither how a step is done (that is the host's and the worker's), nor w
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -24,7 +25,12 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from fusefs.errors import BlankNotFormatted, FilesystemMismatch, UnformattedReadOnly
+from fusefs.errors import (
+    BlankNotFormatted,
+    CallFailed,
+    FilesystemMismatch,
+    UnformattedReadOnly,
+)
 from fusefs.fuse import RequestSlots
 from fusefs.host import FormatMark, LoopDevice
 from fusefs.process.messages import StartDocument
@@ -177,18 +183,26 @@ class Composition(Pieces):
     async def attach_the_loop(self, undo: AsyncExitStack) -> LoopDevice:
         """A block device over the file, with the LUN's own block size."""
         self._progress("attach the loop device")
+        directory = str(self.paths.fuse)
         if foreign := await self.call(self.loops_of_that_path):
             others = [loop_to_json(each) for each in foreign]
             await self.save(facts={**self.state.facts, FOREIGN_LOOPS: others})
         undo.push_async_callback(
             shielded, functools.partial(self.undo, "loop device", self.detach_loop)
         )
-        device = await self.call(
-            self.host.loop_attach,
-            str(self.paths.file),
-            block_size=int(self.state.facts["block_size"]),
-            read_only=self.state.spec.read_only,
-        )
+        try:
+            device = await self.call(
+                self.host.loop_attach,
+                str(self.paths.file),
+                block_size=int(self.state.facts["block_size"]),
+                read_only=self.state.spec.read_only,
+            )
+        except CallFailed as error:
+            if error.errno == errno.ENOENT:
+                # Whoever took it away may be found by what is mounted instead.
+                there = [each for each in self.host.mounts() if each.mountpoint == directory]
+                log.warning("volume %s: mounted at %s: %s", self.state.name, directory, there)
+            raise
         attached = self.state.with_(loop=loop_to_json(device))
         await self.call(elsewhere.write_record, self.paths, attached)
         await self.save(loop=attached.loop)

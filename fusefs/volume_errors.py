@@ -106,6 +106,7 @@ class FormatUnfinished(NotBlank):
         )
         self.remedy = (
             "mount it there, which makes the filesystem anew; or here with fencing, where the "
-            "target has persistent reservations. If that node is gone for good, write zeros over "
-            "the LUN, and mount it again"
+            "target has persistent reservations and the key of this node is not registered yet "
+            "(`pyscsi-init reservations URL` tells). If that node is gone for good, write zeros "
+            "over the LUN, and mount it again"
         )

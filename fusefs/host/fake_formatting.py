@@ -13,6 +13,10 @@ from fusefs.host.records import FormatMark
 class FakeFormatting(FakeState):
     """The part of ``FakeHost`` that has to do with mkfs that is cut off."""
 
+    def read_format_mark(self, device: str, *, timeout_s: float = QUICK_S) -> FormatMark | None:
+        with self._step("read_format_mark", device=device):
+            return self._content_of(device).mark
+
     def write_format_mark(
         self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
     ) -> None:

@@ -10,6 +10,9 @@ them is taken away when it has ended, and before anything is mounted.
 A device is the work of mkfs that was cut off (:func:`unfinished`) where
 
 - at least half of the blocks are there, or all else reads as blank;
+- if it is ext4, whose head is zero also when it was lost: what its backup superblocks tell of was
+  never used (host/ext_unused.py), and eight of the blocks are there; a device that is too small for
+  backups has nothing that could tell, so there all else is blank;
 - no signature is recognised, but those of the same kind of file system with the mark's UUID;
 - the first KiB is zero, where boot sectors, partition tables and most other things begin, or the
   superblock of XFS with that UUID.
@@ -33,6 +36,7 @@ from collections.abc import Iterator
 from fusefs.errors import CallFailed, NotBlank
 from fusefs.host.blank import SAMPLE_BYTES, DirectReader, busy, mark_places, positions
 from fusefs.host.blocking import bounded
+from fusefs.host.ext_unused import unused
 from fusefs.host.records import FormatMark, Probe
 
 _MAGIC = b"pyscsi-init: a file system is being made here\n"
@@ -41,6 +45,9 @@ _BLOCK = 512
 
 _ENOUGH = 5
 """Of ten blocks; mkfs was seen to overwrite two at the most."""
+_ENOUGH_WITH_BACKUPS = 8
+_SMALLEST_WITH_BACKUPS = 129 << 20
+"""Bytes. ext4 with blocks of 4 KiB has the first backup at 128 MiB."""
 _XFS = (b"XFSB", 0, 32)
 """Its magic, where that stands, and where the UUID does."""
 _HEAD = 1024
@@ -89,13 +96,21 @@ def unfinished(device: str, found: Probe, *, timeout_s: float) -> bool:
         if not same_kind or one.uuid != mark.uuid:
             return False
 
+    backups = [one.offset for one in found.signatures if one.usage == "backup"]
+
     def call() -> bool:
         with DirectReader(device) as reader:
             _, blocks = read(reader)
             head = reader.read(0, _HEAD)
             if head.strip(b"\0") and not _is_xfs(head, mark):
                 return False
-            return len(blocks) >= _ENOUGH or _rest_is_blank(reader, blocks)
+            if backups:
+                if len(blocks) < _ENOUGH_WITH_BACKUPS:
+                    return False
+                return all(at is not None and unused(reader, at) for at in backups)
+            small = mark.fstype == "ext4" and reader.size < _SMALLEST_WITH_BACKUPS
+            enough = len(blocks) >= _ENOUGH and not small
+            return enough or _rest_is_blank(reader, blocks)
 
     return bounded(f"reading {device}", timeout_s, call)
 
@@ -123,6 +138,16 @@ def _rest_is_blank(reader: DirectReader, blocks: frozenset[int]) -> bool:
     return not any(
         reader.read(offset, length).strip(b"\0") for offset, length in _rest(reader.size, blocks)
     )
+
+
+def find(device: str, *, timeout_s: float) -> FormatMark | None:
+    """The mark on a device; see ``Host.read_format_mark``."""
+
+    def call() -> FormatMark | None:
+        with DirectReader(device) as reader:
+            return read(reader)[0]
+
+    return bounded(f"reading the mark on {device}", timeout_s, call)
 
 
 class _Writer:
@@ -206,8 +231,9 @@ def wipe(device: str, mark: FormatMark, *, timeout_s: float) -> None:
             there, blocks = read(reader)
             if there is None or there.uuid != mark.uuid:
                 raise NotBlank(device, "another mark than a moment ago")
-            # The mark stays all the time, so this may be cut off too.
-            for offset, length in _rest(reader.size, blocks):
+            # The mark stays all the time, so this may be cut off too; and the head goes last, which
+            # tells that what backup superblocks stand for was never used.
+            for offset, length in reversed(list(_rest(reader.size, blocks))):
                 # mkfs wrote in its own blocks, and some positions lie within one of the device's.
                 start = offset // SAMPLE_BYTES * SAMPLE_BYTES
                 end = min(-(-(offset + length) // SAMPLE_BYTES) * SAMPLE_BYTES, reader.size)

@@ -122,6 +122,14 @@ class Host(ABC):
         """
 
     @abstractmethod
+    def read_format_mark(self, device: str, *, timeout_s: float = QUICK_S) -> FormatMark | None:
+        """The mark on ``device``, and nothing else of it: ten small reads.
+
+        Raises:
+            CallFailed: a read failed.
+        """
+
+    @abstractmethod
     def write_format_mark(
         self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
     ) -> None:

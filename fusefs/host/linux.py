@@ -94,6 +94,10 @@ class LinuxHost(Host):
         probe.assert_formattable(device, timeout_s=timeout_s)
 
     @blocking
+    def read_format_mark(self, device: str, *, timeout_s: float = QUICK_S) -> FormatMark | None:
+        return format_mark.find(device, timeout_s=timeout_s)
+
+    @blocking
     def write_format_mark(
         self, device: str, mark: FormatMark, *, timeout_s: float = QUICK_S
     ) -> None:

@@ -70,7 +70,8 @@ def ready_facts(
         facts["identity"] = identity_facts(device.identity)
         facts["session"] = session_facts(device.session)
         if device.fence is not None:
-            facts["fence"] = fence_facts(device.fence)
+            # Whether it was there before is told of the attach alone: a successor always finds it.
+            facts["fence"] = {**fence_facts(device.fence), "found": device.fence.found}
     return facts
 
 

@@ -12,8 +12,13 @@ mark is taken away; the note is removed; only then anything is mounted. So
 In the last case the LUN is wiped and formatted again, but only by a node that knows that nobody
 runs that mkfs any more: the one that has a note of this very UUID, for this very unit (its own mkfs
 ended with the loop device that it wrote to, and it has every LUN once only), or one that holds the
-LUN by a persistent reservation, so that the target refuses the writes of all others (and the
-fence waits for those that lay in it, when it takes the LUN over from a node or from its own past).
+LUN by a persistent reservation and had not registered before, so that the target refuses the writes
+of all others (and the fence waits for those that lay in it, when it takes the LUN over from a
+node). A key that was found registered proves nothing: two machines with one initiator name have one
+key, and the other may be in its mkfs.
+
+A LUN that is attached for writing without being mounted is handed out for good: whoever writes to
+it may leave most of the mark. So the mark is taken away before (:meth:`Notes.may_clear`).
 """
 
 from __future__ import annotations
@@ -71,13 +76,23 @@ class Notes:
         Raises:
             FormatUnfinished: it may still go on, on another node.
         """
-        fence = state.facts.get("fence")
-        if isinstance(fence, dict) and fence.get("held"):
+        fence = _fence(state)
+        if fence.get("held") is True and fence.get("found") is False:
             return
+        if not self._has(mark, state):
+            raise FormatUnfinished(device, fstype=mark.fstype, node=mark.node)
+
+    def may_clear(self, mark: FormatMark, state: VolumeState) -> bool:
+        """Whether the mark may be taken from a unit that is about to be handed out for writing.
+
+        The reservation is enough, also where it was found: who still runs mkfs with the same key
+        loses the file system to whoever writes here, with or without a mark.
+        """
+        return _fence(state).get("held") is True or self._has(mark, state)
+
+    def _has(self, mark: FormatMark, state: VolumeState) -> bool:
         note = _read(self._path(mark)) if self.directory is not None else {}
-        if note.get("uuid") == mark.uuid and _same_unit(note, _unit(state)):
-            return
-        raise FormatUnfinished(device, fstype=mark.fstype, node=mark.node)
+        return note.get("uuid") == mark.uuid and _same_unit(note, _unit(state))
 
     def remove(self, mark: FormatMark) -> None:
         """The format has ended."""
@@ -87,6 +102,11 @@ class Notes:
     def _path(self, mark: FormatMark) -> Path:
         # The UUID may have been read from a disk.
         return Path(self.directory or "", f"{uuid.UUID(mark.uuid)}.json")
+
+
+def _fence(state: VolumeState) -> Mapping[str, Any]:
+    fence = state.facts.get("fence")
+    return fence if isinstance(fence, dict) else {}
 
 
 def _unit(state: VolumeState) -> dict[str, Any]:

@@ -78,6 +78,8 @@ async def compose(volume: Composition) -> VolumeState:
             await volume.mount(device, fstype, undo)
             for bind in volume.binds:
                 await volume.bind(bind, undo)
+        else:
+            await volume.forget_a_format(device)
         await volume.come_to_rest()
         undo.pop_all()
     return volume.state
@@ -257,6 +259,10 @@ class Composition(Pieces):
             await self.call(self.host.assert_formattable, device.path)
         else:
             await self.call(self._notes.check_may_wipe, device.path, cut_off, self.state)
+            mark = replace(mark, uuid=cut_off.uuid)
+        # Before the wipe: who is killed in it finds its key registered, which proves nothing.
+        await self.call(self._notes.write, mark, self.state)
+        if cut_off is not None:
             self._progress("wipe what mkfs has left that was cut off")
             log.info(
                 "volume %s: mkfs was cut off on its LUN (%s, by node %s); it is made anew",
@@ -265,10 +271,8 @@ class Composition(Pieces):
                 cut_off.node or "unknown",
             )
             await self.call(self.host.wipe_unfinished, device.path, cut_off)
-            mark = replace(mark, uuid=cut_off.uuid)
         self._progress(f"make an {fstype} filesystem")
         await self.save(phase="formatting")
-        await self.call(self._notes.write, mark, self.state)
         await self.call(self.host.write_format_mark, device.path, mark)
         await self.call(self.host.mkfs, device.path, fstype, uuid=mark.uuid)
         await self._drop_the_mark(device, mark)
@@ -280,6 +284,25 @@ class Composition(Pieces):
     async def _drop_the_mark(self, device: LoopDevice, mark: FormatMark) -> None:
         await self.call(self.host.remove_format_mark, device.path, mark)
         await self.call(self._notes.remove, mark)
+
+    async def forget_a_format(self, device: LoopDevice) -> None:
+        """Whoever gets the device as it is may write to it, and leave most of a mark."""
+        spec = self.state.spec
+        if spec.read_only:
+            return
+        mark = await self.call(self.host.read_format_mark, device.path)
+        if mark is None:
+            return
+        if await self.call(self._notes.may_clear, mark, self.state):
+            await self._drop_the_mark(device, mark)
+            return
+        log.warning(
+            "volume %s: its LUN has the mark of an unfinished %s (by node %s), which stays there: "
+            "mkfs may still be running. Write zeros over the LUN before it is used",
+            spec.name,
+            mark.fstype,
+            mark.node or "unknown",
+        )
 
     # -- mount, bind ------------------------------------------------------------------------------
 

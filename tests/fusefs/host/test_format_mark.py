@@ -13,10 +13,12 @@ import pytest
 from fusefs.errors import CallFailed, NotBlank
 from fusefs.host import FormatMark, LinuxHost, LoopDevice
 from fusefs.host.blank import HEAD_BYTES, SAMPLE_BYTES, DirectReader, mark_places, positions
-from fusefs.host.format_mark import decode, encode
+from fusefs.host.format_mark import decode, encode, read
 from tests.fusefs.host.conftest import MIB, MakeDevice
 
-SIZES = {"ext4": 64, "xfs": 320, "btrfs": 128}
+SIZES = {"ext4": 160, "xfs": 320, "btrfs": 128}
+HEADS = {"ext4": 16 << 10, "xfs": 128 << 10, "btrfs": 128 << 10}
+"""With the first superblock; that of ext4 ends before the inode bitmap."""
 
 
 def new(fstype: str) -> FormatMark:
@@ -90,7 +92,7 @@ def test_what_is_left_of_mkfs_is_wiped(
     host.write_format_mark(device.path, mark)
     host.mkfs(device.path, fstype, uuid=mark.uuid)
     with open(device.path, "r+b", buffering=0) as file:
-        file.write(bytes(128 << 10))
+        file.write(bytes(HEADS[fstype]))
     found = host.probe(device.path)
     assert found.unfinished, found
     host.wipe_unfinished(device.path, mark)
@@ -154,7 +156,7 @@ def test_a_device_that_was_overwritten_since_is_left_alone(
     host: LinuxHost, make_device: MakeDevice
 ) -> None:
     """With data that nobody knows, but which begins with zeros."""
-    device = make_device(64)
+    device = make_device(160)
     mark = new("ext4")
     host.write_format_mark(device.path, mark)
     places = mark_places(device.size_bytes)
@@ -166,6 +168,87 @@ def test_a_device_that_was_overwritten_since_is_left_alone(
     assert not host.probe(device.path).unfinished
     with pytest.raises(NotBlank, match="another mark"):
         host.wipe_unfinished(device.path, new("ext4"))
+
+
+def lose_its_head(device: LoopDevice) -> None:
+    with open(device.path, "r+b", buffering=0) as file:
+        file.write(bytes(HEADS["ext4"]))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("block_size", [512, 4096])
+@pytest.mark.parametrize("how", ["the kernel", "the kernel, emptied", "debugfs"])
+def test_ext4_that_was_used_is_not_the_work_of_mkfs(
+    host: LinuxHost, make_device: MakeDevice, tmp_path: Path, how: str, block_size: int
+) -> None:
+    """mkfs had ended, somebody else took it with the mark, and then its head was lost. One small
+    file is enough."""
+    device = make_device(SIZES["ext4"], block_size=block_size)
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    host.mkfs(device.path, "ext4", uuid=mark.uuid)
+    directory = tmp_path / "used"
+    directory.mkdir()
+    if how == "debugfs":
+        command = "write /etc/hostname hostname"
+        subprocess.run(["debugfs", "-w", "-R", command, device.path], check=True)
+    else:
+        subprocess.run(["mount", device.path, directory], check=True)
+        try:
+            (directory / "file").write_text("data")
+            if how != "the kernel":
+                subprocess.run(["sync", "-f", directory], check=True)
+                (directory / "file").unlink()  # only the journal tells
+        finally:
+            subprocess.run(["umount", directory], check=True)
+    lose_its_head(device)
+    found = host.probe(device.path)
+    assert found.mark == mark
+    assert any(one.usage == "backup" and one.uuid == mark.uuid for one in found.signatures)
+    assert not found.unfinished, found
+
+
+@pytest.mark.root
+def test_a_backup_superblock_wants_most_of_the_mark(
+    host: LinuxHost, make_device: MakeDevice
+) -> None:
+    device = make_device(SIZES["ext4"])
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    host.mkfs(device.path, "ext4", uuid=mark.uuid)
+    lose_its_head(device)
+    with DirectReader(device.path) as reader:
+        _, blocks = read(reader)
+    assert len(blocks) >= 8
+    for place in sorted(blocks)[8:]:
+        put(device, place, b"data")
+    assert host.probe(device.path).unfinished
+    put(device, min(blocks), b"data")
+    assert not host.probe(device.path).unfinished
+
+
+@pytest.mark.root
+def test_a_device_that_is_too_small_for_backups_has_to_be_blank(
+    host: LinuxHost, make_device: MakeDevice
+) -> None:
+    """Blocks of 4 KiB, one group: nothing is left that tells of a file system."""
+    device = make_device(64, block_size=4096)
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    assert host.probe(device.path).unfinished
+    host.mkfs(device.path, "ext4", uuid=mark.uuid)
+    lose_its_head(device)
+    found = host.probe(device.path)
+    assert (found.mark, found.unfinished) == (mark, False), found
+
+
+@pytest.mark.root
+def test_a_mark_is_read_alone(host: LinuxHost, make_device: MakeDevice) -> None:
+    device = make_device(64)
+    assert host.read_format_mark(device.path) is None
+    mark = new("ext4")
+    host.write_format_mark(device.path, mark)
+    assert host.read_format_mark(device.path) == mark
 
 
 @pytest.mark.root

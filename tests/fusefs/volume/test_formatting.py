@@ -15,8 +15,10 @@ from fusefs.volume.formatting import Notes, new_mark
 from fusefs.volume.manager import VolumeManager
 from fusefs.volume.state import VolumeState
 from fusefs.volume_errors import FormatUnfinished
+from pyscsi_init import Fencing, open_lun
 from tests.fusefs.volume.bench import Bench
 from tests.fusefs.volume.node import Node, in_thread
+from tests.support.logs import ExpectLogs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -117,9 +119,65 @@ async def test_a_note_is_for_one_unit_and_one_attempt(bench: Bench, tmp_path: Pa
 
 async def test_who_holds_the_unit_needs_no_note(bench: Bench) -> None:
     notes, mark = Notes(None), new_mark("ext4")
-    notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence={"held": True}))
-    with pytest.raises(FormatUnfinished):
-        notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence={"held": False}))
+    held = {"held": True, "found": False}
+    notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence=held))
+    # One more machine with this initiator name has the same key, and may be in its mkfs.
+    for fence in ({"held": False, "found": False}, {"held": True, "found": True}, {"held": True}):
+        with pytest.raises(FormatUnfinished):
+            notes.check_may_wipe("/dev/loop0", mark, state_of(bench, "one", fence=fence))
+
+
+async def test_who_is_killed_in_a_wipe_has_noted_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was allowed by the fence, which allows it no more: its key will be found registered."""
+    await cut_off(bench)
+    for note in notes_of(bench):
+        note.unlink()
+    bench.host.fail_at("wipe_unfinished", FAILED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Notes, "check_may_wipe", lambda *_: None)
+        with pytest.raises(FormatFailed):
+            await bench.manager.mount(bench.spec(format_if_blank=True), bench.mountpoint)
+    await bench.manager.mount(bench.spec(format_if_blank=True), bench.mountpoint)
+    assert "mkfs" in bench.host.steps
+    await bench.manager.umount("data")
+
+
+async def test_a_volume_that_is_used_as_a_block_device_has_no_mark(bench: Bench) -> None:
+    """It may leave most of it, and would be wiped when it is mounted by mistake."""
+    await cut_off(bench)
+    content = bench.host.content(bench.file("data"))
+    await bench.manager.attach(bench.spec(read_only=True))
+    await bench.manager.detach("data")
+    assert content.mark is not None
+    await bench.manager.attach(bench.spec())
+    assert content.mark is None
+    assert notes_of(bench) == []
+    await bench.manager.detach("data")
+
+
+async def test_the_mark_of_another_node_stays_on_a_block_device(
+    bench: Bench, expect_logs: ExpectLogs
+) -> None:
+    """Its mkfs may still be running, and nothing says that it is not."""
+    await cut_off(bench)
+    for note in notes_of(bench):
+        note.unlink()
+    expect_logs("mkfs may still be running", logger="fusefs.volume")
+    await bench.manager.attach(bench.spec())
+    assert bench.host.content(bench.file("data")).mark is not None
+    assert "remove_format_mark" not in bench.host.steps
+    await bench.manager.detach("data")
+
+
+async def test_who_holds_the_unit_may_clear_the_mark(bench: Bench) -> None:
+    notes, mark = Notes(None), new_mark("ext4")
+    for found in (True, False):
+        fence = {"held": True, "found": found}
+        assert notes.may_clear(mark, state_of(bench, "one", fence=fence))
+    assert not notes.may_clear(mark, state_of(bench, "one", fence={"held": False, "found": True}))
+    assert not notes.may_clear(mark, state_of(bench, "one"))
 
 
 class CutHost(LinuxHost):
@@ -155,7 +213,16 @@ async def test_another_node_takes_it_when_it_holds_the_unit(node: Node) -> None:
         await first.mount(unfenced, node.mountpoint)
     with pytest.raises(FormatUnfinished):
         await second.mount(unfenced, node.mountpoint)
-    await second.mount(node.spec(format_if_blank=True, fencing="required"), node.mountpoint)
+    name = "iqn.2026-01.com.example:cloned"
+    fenced = node.spec(format_if_blank=True, fencing="required", initiator_name=name)
+    url = node.spec().url
+    async with open_lun(url, initiator_name=name, fencing=Fencing(required=True)):
+        # A third has the name of the second, and may be in its mkfs.
+        with pytest.raises(FormatUnfinished):
+            await second.mount(fenced, node.mountpoint)
+    async with open_lun(url, initiator_name=name, fencing=Fencing(required=True)) as unit:
+        unit.give_back_all()
+    await second.mount(fenced, node.mountpoint)
     await in_thread((node.mountpoint / "file").write_text, "of the second")
     await second.umount("data")
     # The first finds a file system, and what it noted says nothing any more.

@@ -75,7 +75,7 @@ async def test_a_blank_lun_is_formatted_when_asked(bench: Bench) -> None:
 async def test_attach_stops_at_the_loop_device(bench: Bench) -> None:
     status = await bench.manager.attach(bench.spec())
     assert (status.state, status.mountpoint) == ("attached", "")
-    assert bench.host.steps == MOUNT_STEPS[:6]
+    assert bench.host.steps == [*MOUNT_STEPS[:6], "read_format_mark"]
     assert (await bench.manager.detach("data")).clean
     bench.assert_nothing_left()
 

@@ -22,7 +22,8 @@ seen no registration since its start, and that did count ours before, has forgot
 else is a takeover, and nothing of ours is written.
 
 **Through a loss of power.** Where the unit can keep registrations (PTPL_C), each REGISTER asks it
-to (APTPL): also one that only gives a key back, because the last one counts for all nodes.
+to (APTPL): also one that only gives a key back, because the last one counts for all nodes. One that
+refuses, then or later (another controller of an array may), is not asked again.
 
 **Losing a race.** Between the look and the registration another node may come. So the last word has
 the unit: after the registration it is looked who holds the reservation, nothing is written before
@@ -87,6 +88,10 @@ def node_key(initiator_name: str) -> int:
     return int.from_bytes(digest[:8], "big") or 1
 
 
+def _is_of_the_list(error: IllegalRequest) -> bool:
+    return (error.asc, error.ascq) == INVALID_FIELD_IN_PARAMETER_LIST
+
+
 class Fence:
     """The fence of one unit. ``key`` is this node's; ``held``: the unit was ours when it was last
     looked at."""
@@ -102,8 +107,8 @@ class Fence:
         self.generation = generation
         self.persists = False
         """The unit was asked to keep registrations through a loss of power, and has not refused."""
-        self.refuses_to_persist: IllegalRequest | None = None
-        """It says that it can, and did not."""
+        self.refuses_to_persist: IllegalRequest | Unsupported | None = None
+        """It says, or said, that it can, and did not."""
         self._commands = ReservationSteps(what, certain=False)
 
     @classmethod
@@ -259,7 +264,13 @@ class Fence:
 
     def _registered_here(self) -> Steps[bool]:
         same = ReserveOutParameters(key=self.key, service_action_key=self.key, aptpl=self.persists)
-        return (yield from self._commands.registered(self.key, same))
+        try:
+            return (yield from self._commands.registered(self.key, same))
+        except (IllegalRequest, Unsupported) as error:  # of the field: in the list, or in the CDB
+            if not self.persists or not (isinstance(error, Unsupported) or _is_of_the_list(error)):
+                raise
+            self.persists, self.refuses_to_persist = False, error
+            return (yield from self._registered_here())
 
     # -- acting ----------------------------------------------------------------------------------
 
@@ -272,7 +283,7 @@ class Fence:
         try:
             yield from self._commands.write(action, options, kind)
         except IllegalRequest as error:
-            if not persists or (error.asc, error.ascq) != INVALID_FIELD_IN_PARAMETER_LIST:
+            if not persists or not _is_of_the_list(error):
                 raise
             self.persists, self.refuses_to_persist = False, error
             yield from self._write(action, new_key=new_key, key=key)

@@ -46,14 +46,19 @@ async def take_fence(session: Session, lun: bytes, what: str, fencing: Fencing) 
         return None
     kept = ", kept through a loss of power" if fence.persists else ""
     log.info("%s: reserved for this node, key 0x%016x%s", what, fence.key, kept)
+    tell_refusal(fence)
+    return fence
+
+
+def tell_refusal(fence: Fence) -> None:
+    """Log that the unit refuses to keep registrations, if it does."""
     if fence.refuses_to_persist is not None:
         log.info(
             "%s: says that it keeps registrations through a loss of power, and refuses to (%s); "
             "after one the unit is reserved anew",
-            what,
+            fence.what,
             fence.refuses_to_persist,
         )
-    return fence
 
 
 async def give_back(

@@ -35,7 +35,7 @@ from ..transport import (
 from ..url import IscsiUrl, parse_url
 from .driver import drive
 from .fence import Fence, Fencing
-from .fencing import give_back, take_fence
+from .fencing import give_back, take_fence, tell_refusal
 from .identity import WITNESS_BYTES, Identity
 from .probe import UnitFacts, probe_unit, read_head
 from .record import UnitRecord
@@ -225,6 +225,8 @@ async def attach_unit(
             fence=fence,
         )
         await drive(steps, session, address)
+        if fence is not None:
+            tell_refusal(fence)
     facts = await drive(probe_unit(what), session, address)
     if fencing is not None and predecessor is None and not (read_only or facts.write_protected):
         fence = await take_fence(session, address, what, fencing)

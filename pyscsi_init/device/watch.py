@@ -22,9 +22,10 @@ from ..session import AsyncEventReceived
 from ..transport import Session
 from .driver import drive
 from .fence import Fence
+from .fencing import tell_refusal
 from .identity import ContentWitness, Identity, check_same_unit
 from .probe import probe_identity, read_head
-from .record import UnitRecord
+from .record import FenceRecord, UnitRecord
 from .recovery import barrier
 from .steps import Steps
 
@@ -173,8 +174,14 @@ class UnitWatch:
         before = self.fence.record
         if not await drive(self.fence.check(), self.session, self.lun):
             await drive(self.fence.renew(), self.session, self.lun)
-        if self.fence.record != before:
-            self._changed()
+        self._note_fence(before)
+
+    def _note_fence(self, before: FenceRecord | None) -> None:
+        if self.fence is None or self.fence.record == before:
+            return
+        if before is not None and before.persists and not self.fence.persists:
+            tell_refusal(self.fence)
+        self._changed()
 
     async def _same_unit_now(self) -> Identity:
         """The unit as it says of itself now. Raises IdentityMismatch where it is another."""
@@ -322,7 +329,6 @@ class UnitWatch:
             self.lun,
             control=True,
         )
-        if self.record.fence != before.fence:
-            self._changed()
+        self._note_fence(before.fence)
         self._note_content()
         self._set_size(now.size_bytes)

@@ -108,6 +108,54 @@ async def test_a_target_that_says_no_is_asked_once(caplog: pytest.LogCaptureFixt
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("asc", [0x26, 0x24])
+async def test_a_controller_that_takes_over_and_cannot(
+    caplog: pytest.LogCaptureFixture, asc: int
+) -> None:
+    """The reservation is as good as before, and so is the volume."""
+    caplog.set_level("INFO", logger="pyscsi_init.device")
+    async with scene() as made, made.open(A_NAME) as a:
+        await a.write(FAR, b"1" * BLOCK)
+        made.table.can_persist = False  # 26h: and then the Python target refuses to be asked
+        if asc == 0x24:
+            made.target.faults.check_condition(
+                5, asc, 0, opcodes={OUT}, when=lambda f: f.cdb[1] & 0x1F == 0
+            )
+        for data in (b"2", b"3"):
+            made.target.drop_connections()
+            await a.write(FAR, data * BLOCK)
+        assert made.keys == {A_KEY}
+        assert a.fence.held
+        assert not a.fence.record.persists
+    told = [record.message for record in caplog.records if "refuses to" in record.message]
+    assert len(told) == 1
+
+
+async def test_a_successor_of_one_that_asked_finds_a_target_that_cannot() -> None:
+    async with scene() as made:
+        async with made.open(A_NAME, isid=A_ISID) as a:
+            record = a.record()
+            a.keep_fence()
+        made.table.can_persist = False
+        async with made.open(A_NAME, isid=A_ISID, predecessor=record) as a:
+            await a.write(FAR, b"1" * BLOCK)
+            assert not a.fence.persists
+
+
+async def test_a_unit_that_only_knows_register_and_refuses_to_persist() -> None:
+    async with scene() as made:
+        made.target.faults.check_condition(
+            5, 0x24, 0, opcodes={OUT}, when=lambda f: f.cdb[1] & 0x1F == 6
+        )
+        made.target.faults.check_condition(
+            5, 0x26, 0, opcodes={OUT}, when=lambda f: f.cdb[1] & 0x1F == 0
+        )
+        async with made.open(A_NAME, Fencing(required=True)) as a:
+            await a.write(FAR, b"1" * BLOCK)
+            assert a.fence.held
+            assert not a.fence.persists
+
+
 async def test_another_refusal_is_one(caplog: pytest.LogCaptureFixture) -> None:
     async with scene() as made:
         made.target.faults.check_condition(

@@ -52,7 +52,10 @@ def data_plane(invocation: Invocation, ready_file: Path | None) -> None:
     host = LinuxHost()
     directories = Directories()
     holder = HolderClient(
-        directories.run, host, tended_by=f"data-plane-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        directories.run,
+        host,
+        tended_by=f"data-plane-{os.getpid()}-{uuid.uuid4().hex[:12]}",
+        state=directories.state,
     )
     manager = VolumeManager(host, holder=holder)
     plane = DataPlane(manager, output.warn if invocation.verbose else None)

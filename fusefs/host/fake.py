@@ -350,7 +350,7 @@ class FakeHost(FakeFormatting, Host):
     def ends_as_a_whole(self) -> bool:
         return self.in_a_container
 
-    def own_mounts_command(self, volumes: str) -> list[str]:
+    def own_mounts_command(self, volumes: str, needed: Sequence[str] = ()) -> list[str]:
         return []
 
     def process_group_command(self) -> list[str]:

@@ -322,9 +322,10 @@ class Host(ABC):
         container are."""
 
     @abstractmethod
-    def own_mounts_command(self, volumes: str) -> list[str]:
+    def own_mounts_command(self, volumes: str, needed: Sequence[str] = ()) -> list[str]:
         """The beginning of a command line that runs the rest where the file systems of volumes,
-        whose files lie below ``volumes``, are not mounted; empty where that is of no use."""
+        whose files lie below ``volumes``, are not mounted, and the directories ``needed`` are;
+        empty where that is of no use."""
 
     @abstractmethod
     def process_group_command(self) -> list[str]:

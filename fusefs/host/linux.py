@@ -241,8 +241,8 @@ class LinuxHost(Host):
     def ends_as_a_whole(self) -> bool:
         return own_mounts.ends_as_a_whole()
 
-    def own_mounts_command(self, volumes: str) -> list[str]:
-        return own_mounts.command(volumes, loop.attached(), mountinfo.read())
+    def own_mounts_command(self, volumes: str, needed: Sequence[str] = ()) -> list[str]:
+        return own_mounts.command(volumes, needed)
 
     def process_group_command(self) -> list[str]:
         return process_group.command()

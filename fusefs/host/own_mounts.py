@@ -13,6 +13,15 @@ So holder, zygote and workers stand in a mount namespace in which the file syste
 are not mounted. Whoever ends last there takes nothing down that has to be written out, and closes
 the connection; whoever ends last in the container's gets an error or an answer.
 
+The namespace is a private copy of the container's, so what is mounted later is not in it. What is
+in it is there until the last volume is gone, and keeps its file system busy; so two kinds of mounts
+are taken out of the copy (own_mounts_init.py): those of volumes, and those in which others have a
+hand, by propagation from the host (`rshared`, `rslave`) or to it. When the host unmounts a disk it
+goes from the container, but would not go from a private copy. A copy that is a slave would let it
+go; but a container whose mounts are shared among themselves looks the same from inside, and there a
+slave would get the volumes of later. What holder and workers need stays in any case: the run
+and state directories, the code, and what lies above these.
+
 On a host, and in containers with the host's PID namespace, nothing of this is done: there the
 namespaces outlive the processes, and a copy of the host's mounts would keep them busy.
 """
@@ -25,23 +34,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusefs.host.process import CAP_SYS_ADMIN, has_capability
-from fusefs.host.records import LoopDevice, MountEntry
-from fusefs.host.run import find_program
-from fusefs.host.syscalls import MNT_DETACH
 
 _OF_PROCESS_1 = 0xEFFFFFFC
 """The inode of the first PID namespace of a machine (linux/proc_ns.h, PROC_PID_INIT_INO)."""
-
-# With no shell, which an image need not have. Mounts that cannot be taken out of the copy are no
-# reason to have no data path.
-_SCRIPT = f"""
-import ctypes, os, sys
-count = int(sys.argv[1])
-umount2 = ctypes.CDLL(None).umount2
-for place in sys.argv[2 : 2 + count]:
-    umount2(os.fsencode(place), {MNT_DETACH})
-os.execvp(sys.argv[2 + count], sys.argv[2 + count :])
-"""
 
 
 def ends_as_a_whole() -> bool:
@@ -52,17 +47,15 @@ def ends_as_a_whole() -> bool:
         return False
 
 
-def command(volumes: str, loops: Sequence[LoopDevice], mounts: Sequence[MountEntry]) -> list[str]:
+def command(volumes: str, needed: Sequence[str] = ()) -> list[str]:
     """The beginning of a command line that runs the rest in a mount namespace of its own; empty
     where there is no need, or no way. Volumes whose file lies below the directory ``volumes`` are
-    not mounted in it, now or later."""
-    program = find_program("unshare")
-    if program is None or not ends_as_a_whole() or not has_capability(CAP_SYS_ADMIN):
+    not mounted in it, now or later; what the directories ``needed``, that one, and those of this
+    interpreter lie on is."""
+    if not ends_as_a_whole() or not has_capability(CAP_SYS_ADMIN):
         return []
-    ours = {each.path for each in loops if each.backing_file.startswith(f"{volumes}{os.sep}")}
-    # The last one first: what is mounted over another, or below it.
-    there = [entry.mountpoint for entry in reversed(mounts) if entry.source in ours]
-    apart = [program, "--mount", "--propagation", "private", "--"]
-    if not there:
-        return apart
-    return [*apart, sys.executable, "-ISc", _SCRIPT, str(len(there)), *there]
+    code = (sys.executable, sys.prefix, sys.base_prefix, *sys.path)
+    places = [os.path.realpath(each) for each in (volumes, *needed, *filter(None, code))]
+    places = list(dict.fromkeys(places))
+    program = str(Path(__file__).with_name("own_mounts_init.py"))
+    return [sys.executable, "-I", "-S", program, str(len(places)), *places]

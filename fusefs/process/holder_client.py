@@ -87,15 +87,18 @@ class HolderClient:
         zygote: str = ZYGOTE_MODULE,
         silence_s: float | None = None,
         tended_by: str = "",
+        state: Path | str | None = None,
     ) -> None:
         """``zygote`` is the module that its zygotes run; ``silence_s`` after how many seconds
         without a beat a worker is killed, if not the usual. ``tended_by`` is the caller's name if
-        it sees to it that there is a holder, whether or not there are volumes."""
+        it sees to it that there is a holder, whether or not there are volumes. ``state`` is the
+        state directory, which a holder that is started must see."""
         self._run = Path(run)
         self._host = host
         self._zygote = zygote
         self._silence_s = silence_s
         self.tended_by = tended_by
+        self._needed = [] if state is None else [str(state)]
         self._missing_until = 0.0
         self._may_start = bool(tended_by) or not is_external()
 
@@ -359,11 +362,12 @@ class HolderClient:
 
         def begin() -> None:
             volumes = str(self._run / places.VOLUMES)
+            needed = [*self._needed, *configuration["roots"]]
             spawn_holder(
                 configuration,
                 prefix=[
                     *self._host.process_group_command(),
-                    *self._host.own_mounts_command(volumes),
+                    *self._host.own_mounts_command(volumes, needed),
                 ],
                 before=self._host.set_process_apart,
             )

@@ -58,7 +58,9 @@ class VolumeAccess:
         self._host = host
         self._directories = Directories(run_dir, state_dir)
         self._lock_timeout_s = lock_timeout_s
-        self._holder = holder or HolderClient(self._directories.run, host)
+        self._holder = holder or HolderClient(
+            self._directories.run, host, state=self._directories.state
+        )
 
     @property
     def host(self) -> Host:

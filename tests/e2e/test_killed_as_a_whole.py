@@ -32,6 +32,7 @@ IQN = "iqn.2026-11.example:killed"
 SIZE = 64 << 20
 INSIDE = """
 mount -t proc proc /proc
+{sharing}
 {python} -m fusefs.cli mount {url} {base}/mnt --name data --format-if-blank --fencing off
 echo synced >{base}/mnt/file
 sync {base}/mnt/file
@@ -41,10 +42,10 @@ while :; do echo more >>{base}/mnt/other; done
 PATIENCE_S = 60.0
 
 
-def start(base: Path, url: str, run: Path) -> subprocess.Popen[str]:
+def start(base: Path, url: str, run: Path, sharing: str) -> subprocess.Popen[str]:
     unshare = require("unshare")
     own_mounts = (unshare, "--mount", "--propagation", "private", "--")
-    script = INSIDE.format(python=sys.executable, url=url, base=base)
+    script = INSIDE.format(python=sys.executable, url=url, base=base, sharing=sharing)
     return subprocess.Popen(
         # The keeper of the PID namespace stays outside of the mount namespace.
         [unshare, "--pid", "--fork", "--", *own_mounts, "sh", "-euc", script],
@@ -117,7 +118,9 @@ def kill_again_and_again(base: Path, times: int) -> None:
         tgt.add_lun(tid, 1, base / "disk", size_bytes=SIZE)
         for number in range(times):
             run = base / f"run{number}"  # each container has its own
-            keeper = start(base, tgt.url(tid, 1), run)
+            # As systemd in a container does it.
+            sharing = "mount --make-rshared /" if number % 2 else ""
+            keeper = start(base, tgt.url(tid, 1), run, sharing)
             assert keeper.stdout is not None
             with keeper.stdout as said:
                 assert "ready\n" in iter(said.readline, "")

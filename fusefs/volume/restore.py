@@ -160,5 +160,6 @@ class Restoring(VolumeAccess):
             directories.identities,
             directories.isids,
             directories.attached,
+            directories.formatting,
         ):
             clear_unfinished(directory)

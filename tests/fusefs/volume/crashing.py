@@ -20,6 +20,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -60,6 +61,9 @@ CHANGES = (
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
+LOOKS = 5
+
+
 def of_case(case: str) -> list[int]:
     """Every living process that was started for a case, but this one."""
     needle = f"{CASE_VARIABLE}={case}".encode()
@@ -79,7 +83,11 @@ def of_case(case: str) -> list[int]:
 
 def kill_all(case: str) -> None:
     """SIGKILL for each process of a case; returns when all are dead, as their pidfds say."""
-    while pids := of_case(case):
+    looks = 0
+    while looks < LOOKS:  # one that is in the middle of execve(2) shows nothing to know it by
+        pids = of_case(case)
+        looks = 0 if pids else looks + 1
+        time.sleep(0.01)
         for pid in pids:
             try:
                 descriptor = os.pidfd_open(pid)

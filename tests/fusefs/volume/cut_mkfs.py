@@ -7,6 +7,7 @@ file counts what is done and slows it down, so the count is exact to a few I/Os.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -67,25 +68,30 @@ def cut_host(case: str, after: int, whom: str, progress: Progress, count: Path) 
 
     def mkfs(self: LinuxHost, *arguments: Any, **options: Any) -> None:
         before = progress.passed
+        done = 0
         is_over = threading.Event()
 
         def watch() -> None:
+            nonlocal done
             while not is_over.is_set():
-                if progress.passed - before >= after:
+                if after and progress.passed - before >= after:
                     kill()
                     return
+                if not after:
+                    # The program's own: what is looked at when it has ended does not count.
+                    with contextlib.suppress(ProcessLookupError):
+                        mkfs_of(os.getpid())
+                        done = progress.passed - before
                 time.sleep(0.0002)
 
         watcher = threading.Thread(target=watch)
-        if after:
-            watcher.start()
+        watcher.start()
         try:
             LinuxHost.mkfs(self, *arguments, **options)
         finally:
             is_over.set()
-            if after:
-                watcher.join()
-        count.write_text(str(progress.passed - before))
+            watcher.join()
+        count.write_text(str(done))
 
     return type("CutHost", (LinuxHost,), {"mkfs": mkfs})()
 

@@ -5,6 +5,7 @@ and what becomes of a volume when all of that data plane is killed, as by the de
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_data_plane import DataPlaneProcess
-from tests.support import processes
 from tests.support.csi_cluster import Cluster
 from tests.support.csi_driver import Driver, Kubelet, assert_nothing_left, end_all
 from tests.support.direct_io import until
@@ -27,10 +27,18 @@ def kill_all(plane: DataPlaneProcess) -> None:
     """Every process of its container at once."""
     victims = plane.processes()
     assert len(victims) >= 4, "the program, holder, zygote and worker"
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+
+    def all_dead() -> bool:
+        # Also whoever was started while the others were killed.
+        found = plane.processes()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not found
+
+    until(all_dead, PATIENCE_S)
+    until(all_dead, PATIENCE_S)
     plane.process.wait(30)
-    until(lambda: not any(map(processes.is_alive, victims)), PATIENCE_S)
 
 
 def write(file: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import weakref
 from dataclasses import replace
 
@@ -198,8 +199,13 @@ async def test_time2wait_is_kept_after_a_loss() -> None:
         assert anyio.current_time() - began >= 0.99
 
 
-async def test_nothing_of_a_session_stays_in_a_reactor_that_lives_on() -> None:
+async def test_nothing_of_a_session_stays_in_a_reactor_that_lives_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Volumes share a reactor with what serves them; a closed session must be gone from it."""
+    # A record holds the error that it tells of, and that holds the frames that it came through.
+    caplog.set_level(logging.WARNING, logger="pyscsi_init")
+    caplog.set_level(logging.WARNING, logger="pyscsi_init.session")
     server = TargetServer([make_target()])
     async with server.running() as portal, open_reactor() as reactor:
 

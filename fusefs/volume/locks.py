@@ -28,20 +28,31 @@ from fusefs.errors import OperationInProgress
 _POLL_SECONDS = 0.05
 
 
-def _try_lock(path: Path) -> int | None:
+def lock_file(path: Path, *, wait: bool = True) -> int:
+    """A descriptor that holds the lock of ``path``, whose file is made if it is not there; closing
+    it lets go. Blocks while somebody else holds it, unless told not to ``wait``.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
             if _is_there(path, descriptor):
                 return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it before he let go; the next one counts
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        return lock_file(path, wait=False)
+    except BlockingIOError:
+        return None
 
 
 def _is_there(path: Path, descriptor: int) -> bool:

@@ -125,6 +125,18 @@ class Directories:
     def attached(self) -> Path:
         return self.state / "attached"
 
+    @property
+    def documents(self) -> tuple[Path, ...]:
+        """Where documents of volumes are written, each by a temporary file beside it."""
+        return (
+            self.uses,
+            self.definitions,
+            self.identities,
+            self.isids,
+            self.formatting,
+            self.attached,
+        )
+
     def volume(self, name: str) -> VolumePaths:
         return self.volume_in(self.volumes / volume_dir_name(name))
 
@@ -184,14 +196,9 @@ class Directories:
             self.run,
             self.volumes,
             self.locks,
-            self.uses,
             self.state,
-            self.definitions,
-            self.identities,
-            self.isids,
-            self.formatting,
-            self.attached,
             self.state_locks,
+            *self.documents,
         ):
             make_private_directory(directory)
 

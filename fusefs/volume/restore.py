@@ -153,13 +153,5 @@ class Restoring(VolumeAccess):
 
     def _clear_temporaries(self) -> None:
         """Files that were being written when their writer died. Blocks."""
-        directories = self._directories
-        for directory in (
-            directories.uses,
-            directories.definitions,
-            directories.identities,
-            directories.isids,
-            directories.attached,
-            directories.formatting,
-        ):
+        for directory in self._directories.documents:
             clear_unfinished(directory)

@@ -11,7 +11,6 @@ It knows nothing of how the steps are done.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from typing import Any
 from fusefs.errors import InvalidSpec
 from fusefs.process.pids import WorkerIdentity
 from fusefs.spec import VolumeSpec
+from fusefs.volume.locks import lock_file, remove_free_lock
 from pyscsi_init.errors import ConfigurationError
 
 STATE_VERSION = 1
@@ -148,9 +148,12 @@ def _bind(values: Mapping[str, Any]) -> Bind:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Replace ``path`` by ``document`` so that a reader, and a reboot, sees the old or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = _open_alone(temporary)
+    # Its lock says that it has a writer, also to who cannot see the process; and two of one number,
+    # in two process namespaces, do not meet in it.
+    descriptor = lock_file(temporary)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            os.ftruncate(descriptor, 0)
             json.dump(document, stream, indent=1, sort_keys=True)
             stream.write("\n")
             stream.flush()
@@ -162,41 +165,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     _sync_directory(path.parent)
 
 
-def _open_alone(temporary: Path) -> int:
-    """An empty file of that name that nobody else writes, or takes for one whose writer died: its
-    lock says that there is one, also to who cannot see the process."""
-    while True:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_ino == temporary.stat().st_ino:
-                os.ftruncate(descriptor, 0)
-                return descriptor
-        except FileNotFoundError:
-            pass  # it was renamed, or removed, before the lock was ours
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
 def clear_unfinished(directory: Path) -> None:
     """Remove what :func:`write_json` was writing there when its writer died. Blocks."""
     for file in directory.glob(".*.new"):
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == file.stat().st_ino:
-                file.unlink()
-        except (BlockingIOError, FileNotFoundError):
-            continue  # it is being written, or was
-        finally:
-            os.close(descriptor)
+        remove_free_lock(file)
 
 
 def _sync_directory(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fusefs.volume.known import KnownVolume
 from fusefs.volume.status import VolumeStatus
+from pyscsi_init.transport import Network
 
 DEFINED = "defined"
 """The state of a volume that nobody uses: it is not attached, and no session is logged in."""
@@ -26,9 +27,7 @@ def status_of(known: KnownVolume) -> dict[str, Any]:
         "on_disconnect": spec.on_disconnect,
         "users": dict(known.users),
     }
-    for name in ("network_namespace", "network_interface"):
-        if value := getattr(spec.session_settings(), name):
-            shown[name] = value
+    shown |= Network.of(spec.session_settings()).named()
     if known.problem:
         shown["problem"] = known.problem
     if status is not None:

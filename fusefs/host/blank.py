@@ -62,12 +62,7 @@ class DirectReader:
     def __init__(self, device: str, *, exclusive: bool = False) -> None:
         self.device = device
         flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
-        try:
-            self._fd = os.open(device, flags)
-        except OSError as fault:
-            if fault.errno == errno.EBUSY:
-                raise busy(device) from fault
-            raise CallFailed("open", device, fault.errno or 0) from fault
+        self._fd = open_device(device, flags)
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
         self._buffer = mmap.mmap(-1, _CHUNK)
         # 4096 suits every device; one with larger blocks is asked in those.
@@ -108,8 +103,22 @@ class DirectReader:
         return b"".join(pieces)[skip : skip + length]
 
 
-def busy(device: str) -> DeviceBusy:
-    """The error for a device that could not be claimed, with who has it."""
+def open_device(device: str, flags: int) -> int:
+    """A descriptor of a block device.
+
+    Raises:
+        DeviceBusy: it is to be claimed, and somebody has it (who).
+        CallFailed: it cannot be opened.
+    """
+    try:
+        return os.open(device, flags)
+    except OSError as fault:
+        if fault.errno == errno.EBUSY:
+            raise _busy(device) from fault
+        raise CallFailed("open", device, fault.errno or 0) from fault
+
+
+def _busy(device: str) -> DeviceBusy:
     number = Path(device).stat().st_rdev
     return DeviceBusy(
         device,

@@ -34,7 +34,7 @@ import uuid
 from collections.abc import Iterator
 
 from fusefs.errors import CallFailed, NotBlank
-from fusefs.host.blank import SAMPLE_BYTES, DirectReader, busy, mark_places, positions
+from fusefs.host.blank import SAMPLE_BYTES, DirectReader, mark_places, open_device, positions
 from fusefs.host.blocking import bounded
 from fusefs.host.ext_unused import unused
 from fusefs.host.records import FormatMark, Probe
@@ -155,12 +155,7 @@ class _Writer:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        try:
-            self._fd = os.open(device, os.O_RDWR | os.O_DIRECT | os.O_EXCL | os.O_CLOEXEC)
-        except OSError as fault:
-            if fault.errno == errno.EBUSY:
-                raise busy(device) from fault
-            raise CallFailed("open", device, fault.errno or 0) from fault
+        self._fd = open_device(device, os.O_RDWR | os.O_DIRECT | os.O_EXCL | os.O_CLOEXEC)
         self._buffer = mmap.mmap(-1, _CHUNK)  # which is aligned
 
     def __enter__(self) -> _Writer:

@@ -16,6 +16,7 @@ from fusefs.host import Refusal
 from pyscsi_init import BlockDevice, Identity, LogicalUnit, Session
 from pyscsi_init.device import Fence
 from pyscsi_init.names import isid_text
+from pyscsi_init.transport import Network
 
 
 def identity_facts(identity: Identity) -> dict[str, Any]:
@@ -31,16 +32,10 @@ def identity_facts(identity: Identity) -> dict[str, Any]:
 
 def session_facts(session: Session) -> dict[str, Any]:
     """The I_T nexus, in the standard's words; the network where one was named."""
-    settings = session.settings
-    named = {
-        name: value
-        for name in ("network_namespace", "network_interface")
-        if (value := getattr(settings, name))
-    }
     return {
         "target": session.target_name,
         "portal": str(session.portal) if session.portal else "",
-        **named,
+        **Network.of(session.settings).named(),
         "initiator_name": session.initiator_name,
         "isid": isid_text(session.isid),
         "tsih": session.tsih,

@@ -24,6 +24,7 @@ from fusefs.host import MountEntry
 from fusefs.spec import VolumeSpec, volume_dir_name
 from fusefs.volume.paths import Directories, VolumePaths
 from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
+from pyscsi_init.transport import Network
 
 
 def check_directory(what: str, directory: str, mounts: Sequence[MountEntry]) -> str:
@@ -103,17 +104,13 @@ def is_missing(path: str) -> bool:
 def same_address(one: VolumeSpec, other: VolumeSpec) -> bool:
     """Whether two volumes name one LUN of one target through a portal they share. In two networks
     one address may be two targets'; only the units can tell."""
-    return _same_url(one, other) and _network(one) == _network(other)
+    networks = (Network.of(each.session_settings()) for each in (one, other))
+    return _same_url(one, other) and len(set(networks)) == 1
 
 
 def _same_url(one: VolumeSpec, other: VolumeSpec) -> bool:
     a, b = one.address, other.address
     return a.target == b.target and a.lun == b.lun and bool(set(a.portals) & set(b.portals))
-
-
-def _network(spec: VolumeSpec) -> tuple[str, str]:
-    settings = spec.session_settings()
-    return settings.network_namespace, settings.network_interface
 
 
 def same_address_of(one: VolumeState, other: VolumeState) -> bool:

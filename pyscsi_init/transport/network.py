@@ -61,6 +61,11 @@ class Network:
         """The network of a session with these settings."""
         return cls(settings.network_namespace, settings.network_interface)
 
+    def named(self) -> dict[str, str]:
+        """The settings that name it, as far as they do."""
+        both = {"network_namespace": self.namespace, "network_interface": self.interface}
+        return {name: value for name, value in both.items() if value}
+
     def __bool__(self) -> bool:
         """Whether it is any other than this process's own, as routes have it."""
         return bool(self.namespace or self.interface)

@@ -39,6 +39,10 @@ SESSION_MARK = processes.mark_session()
 
 gc.disable()  # until all tests are collected
 
+# As in the processes that serve CSI (cli/serve.py): gRPC would start its threads anew in a child
+# that the host layer forks (fusefs/host/apart.py), which closes what they wait on, and they abort.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 # The processes of the tests stay where the tests run: whoever limits those limits these too.
 os.environ.setdefault("PYSCSI_INIT_CGROUP", "off")
 

@@ -5,7 +5,7 @@ The order of a format: the LUN is read as blank; a note of the mark's UUID is wr
 good; the mark is written on the LUN, for good; mkfs; what it wrote is flushed; what is left of the
 mark is taken away; the note is removed; only then anything is mounted. So
 
-    a note, no mark             mkfs had not begun, or all is done: the note says nothing
+    a note, no mark             mkfs had not begun, or all is done: the note says nothing, and goes
     a mark and a file system    mkfs had ended: the mark goes, the file system is taken
     a mark and no file system   mkfs was cut off, if the rest looks so (host/format_mark.py)
 
@@ -64,10 +64,7 @@ class Notes:
             "target": state.spec.address.target,
             **_unit(state),
         }
-        for path in self.directory.glob("*.json"):
-            old = _read(path)
-            if old.get("uuid") != mark.uuid and _same_unit(old, note):
-                remove_file(path)
+        self.remove_of(state, but=mark)
         write_json(self._path(mark), note)
 
     def check_may_wipe(self, device: str, mark: FormatMark, state: VolumeState) -> None:
@@ -98,6 +95,16 @@ class Notes:
         """The format has ended."""
         if self.directory is not None:
             remove_file(self._path(mark))
+
+    def remove_of(self, state: VolumeState, *, but: FormatMark | None = None) -> None:
+        """No format of the unit of ``state`` is going on, unless it is that of ``but``."""
+        if self.directory is None:
+            return
+        kept = None if but is None else but.uuid
+        for path in self.directory.glob("*.json"):
+            note = _read(path)
+            if note.get("uuid") not in (None, kept) and _same_unit(note, _unit(state)):
+                remove_file(path)
 
     def _path(self, mark: FormatMark) -> Path:
         # The UUID may have been read from a disk.

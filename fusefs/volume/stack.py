@@ -225,10 +225,12 @@ class Composition(Pieces):
             raise FilesystemMismatch(
                 device.path, found=probe.found or "something unknown", wanted=wanted
             )
-        if probe.mark is not None and not spec.read_only:
-            # mkfs had ended, and whoever ran it was cut off before anything else.
-            await self._drop_the_mark(device, probe.mark)
-            self._is_new = probe.uuid == probe.mark.uuid
+        if not spec.read_only:
+            if probe.mark is not None:
+                # mkfs had ended, and whoever ran it was cut off before anything else.
+                await self._drop_the_mark(device, probe.mark)
+                self._is_new = probe.uuid == probe.mark.uuid
+            await self.call(self._notes.remove_of, self.state)
         if spec.read_only and probe.log_pending:
             log.warning(
                 "volume %s: its %s was not unmounted in order, and a read-only volume replays no "
@@ -292,6 +294,7 @@ class Composition(Pieces):
             return
         mark = await self.call(self.host.read_format_mark, device.path)
         if mark is None:
+            await self.call(self._notes.remove_of, self.state)
             return
         if await self.call(self._notes.may_clear, mark, self.state):
             await self._drop_the_mark(device, mark)

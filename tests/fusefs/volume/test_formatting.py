@@ -92,6 +92,28 @@ async def test_a_file_system_that_was_finished_is_taken(bench: Bench) -> None:
     await bench.manager.umount("data")
 
 
+@pytest.mark.parametrize("raw", [False, True])
+async def test_a_note_that_was_left_behind_goes_at_the_next_use(bench: Bench, raw: bool) -> None:
+    """Killed between the mark's removal and that of the note."""
+    bench.host.fail_at("remove_format_mark", FAILED, after=True)
+    with pytest.raises(FormatFailed):
+        await bench.manager.mount(bench.spec(format_if_blank=True), bench.mountpoint)
+    assert bench.host.content(bench.file("data")).mark is None
+    assert len(notes_of(bench)) == 1
+    Notes(bench.base / "state" / "formatting").write(new_mark("xfs"), state_of(bench, "other"))
+    await bench.manager.mount(bench.spec(read_only=True), bench.mountpoint)
+    await bench.manager.umount("data")
+    assert len(notes_of(bench)) == 2
+    if raw:
+        await bench.manager.attach(bench.spec())
+        await bench.manager.detach("data")
+    else:
+        await bench.manager.mount(bench.spec(), bench.mountpoint)
+        await bench.manager.umount("data")
+    assert len(notes_of(bench)) == 1
+    assert '"unit": "other"' in notes_of(bench)[0].read_text()
+
+
 def state_of(bench: Bench, key: str, **facts: Any) -> VolumeState:
     facts["identity"] = {"key": key, "block_size": 512}
     return VolumeState(spec=bench.spec(), phase="attaching", boot_id="b", facts=facts)

@@ -26,7 +26,15 @@ from pyscsi_init.errors import (
 from pyscsi_init.scsi import Opcode, ProvisioningStatus
 from pyscsi_init.testing import RamDisk, Target
 from tests.support.logs import ExpectLogs
-from tests.support.python_target import MEBI, PATIENCE, WAIT, RecordingDisk, make_target, opened
+from tests.support.python_target import (
+    MEBI,
+    PATIENCE,
+    WAIT,
+    RecordingDisk,
+    make_target,
+    opened,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -302,6 +310,8 @@ async def test_another_unit_gets_nothing(expect_logs: ExpectLogs) -> None:
         target.luns[0].swap(other)
         with pytest.raises(Exception, match="another"):
             await lun.compare_and_write(FAR, bytes(BLOCK), b"n" * BLOCK)
+        # The command and the session ask on their own, and either may be told first.
+        await until(lambda: lun.session.failed is not None)
         assert other.read(FAR, BLOCK) == bytes(BLOCK)
         assert target.luns[0].commands[CAW] <= 1
 

@@ -30,7 +30,7 @@ NOT_TAKEN = re.compile(
 PROGRAMS = frozenset(
     (
         # started by fusefs/host
-        *("blkid", "wipefs", "nsenter", "unshare"),
+        *("blkid", "wipefs"),
         *("mke2fs", "mkfs.ext4", "e2fsck", "fsck.ext4", "resize2fs", "tune2fs"),
         *("mkfs.xfs", "xfs_repair", "xfs_growfs"),
         *("mkfs.btrfs", "btrfs"),

@@ -8,13 +8,11 @@ each call, a step of tgtadm's among them: before it is asked, while it works, af
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import grpc
 import pytest
 from google.protobuf.message import Message
 
@@ -24,19 +22,19 @@ from pyscsi_init.device import open_lun
 from pyscsi_init.url import parse_url
 from tests.support.csi_cluster import MEBI
 from tests.support.csi_driver import Mode
-from tests.support.csi_killed import KilledDriver
+from tests.support.csi_killed import KilledDriver, kill_at_every_step, kill_at_points
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
-METHODS = ("CreateVolume", "ControllerExpandVolume", "DeleteVolume")
 SIZE, GROWN = 16 * MEBI, 24 * MEBI
-log = logging.getLogger("tests")
 WORDS = b"the former user's words"
 
 
 class Life(ABC):
     """One volume from create to delete."""
+
+    methods = ("CreateVolume", "ControllerExpandVolume", "DeleteVolume")
 
     def __init__(self, tgt: TgtServer, driver: KilledDriver) -> None:
         self.tgt = tgt
@@ -233,46 +231,15 @@ def life(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
 
 @pytest.mark.parametrize("life", POINTS, indirect=True)
 def test_each_call_killed_inside(life: Life, request: pytest.FixtureRequest) -> None:
-    points = POINTS[request.node.callspec.params["life"]]
-    life.begin()
-    for method in METHODS:
-        life.prepare(method)
-        for point in points[method]:
-            assert life.driver.killed_in(method, life.request(method), point), (method, point)
-        for _ in range(2):
-            life.call(method)
-            life.check(method)
+    kill_at_points(life, POINTS[request.node.callspec.params["life"]])
     nothing_is_left(life)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("life", KINDS, indirect=True)
 def test_killed_inside_a_call_at_every_step(life: Life) -> None:
-    """In the life of number N each call is killed at its step N, should it have so many."""
-    steps: dict[str, list[str]] = {}
-    for _ in range(2):  # the first one makes directories too
-        life.begin()
-        for method in METHODS:
-            life.prepare(method)
-            before = len(life.driver.steps())
-            life.call(method)
-            steps[method] = life.driver.steps()[before:]
-            life.check(method)
-    for at in range(1, max(map(len, steps.values())) + 1):
-        life.begin()
-        for method, names in steps.items():
-            life.prepare(method)
-            where = f"{method} step {at} of {len(names)}: {names[min(at, len(names)) - 1]}"
-            try:
-                if at <= len(names):
-                    assert life.driver.killed_in(method, life.request(method), at)
-                life.call(method)
-                life.check(method)
-            except (AssertionError, grpc.RpcError) as error:
-                error.add_note(where)
-                raise
+    kill_at_every_step(life)
     nothing_is_left(life)
-    log.info("%s: %s", type(life).__name__, {each: len(steps[each]) for each in steps})
 
 
 def nothing_is_left(life: Life) -> None:

@@ -9,24 +9,21 @@ call that comes again succeeds, the volume is what it has to be, and nothing is 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from tests.support.csi_cluster import MEBI, Cluster, Disk
 from tests.support.csi_driver import Kubelet, assert_nothing_left, end_all, mounted_below, states
-from tests.support.csi_killed import KilledDriver
+from tests.support.csi_killed import KilledDriver, kill_at_every_step, kill_at_points
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
-log = logging.getLogger("tests")
 POD = "pod-1"
 WAY_UP = ("NodeStageVolume", "NodePublishVolume")
 LOOKS = ("NodeGetVolumeStats", "NodeExpandVolume")
@@ -178,13 +175,8 @@ def kinds(*names: str) -> pytest.MarkDecorator:
 
 @kinds("filesystem", "block", "inline")
 def test_each_call_killed_inside_and_before_the_next(life: Life) -> None:
-    life.begin()
-    for method, point in zip(life.methods, POINTS[life.kind], strict=True):
-        life.prepare(method)
-        assert life.driver.killed_in(method, life.request(method), point), (method, point)
-        for _ in range(2):
-            life.call(method)
-            life.check(method)
+    points = zip(life.methods, POINTS[life.kind], strict=True)
+    kill_at_points(life, {method: (point,) for method, point in points})
 
 
 @pytest.mark.soak
@@ -205,35 +197,4 @@ def test_killed_between_any_two_calls(life: Life) -> None:
 @pytest.mark.soak
 @kinds("filesystem", "block", "inline", "xfs")
 def test_killed_inside_a_call_at_every_step(life: Life) -> None:
-    """In the life of number N each call is killed at its step N, should it have so many."""
-    steps = steps_of(life)
-    assert all(names for names in steps.values()), steps
-    for at in range(1, max(map(len, steps.values())) + 1):
-        life.begin()
-        for method, names in steps.items():
-            life.prepare(method)
-            where = f"{method} step {at} of {len(names)}: {names[min(at, len(names)) - 1]}"
-            try:
-                if at <= len(names):
-                    assert life.driver.killed_in(method, life.request(method), at)
-                life.call(method)
-                life.check(method)
-            except (AssertionError, grpc.RpcError) as error:
-                error.add_note(where)
-                raise
-    log.info("%s: %s", life.kind, {each: len(steps[each]) for each in steps})
-
-
-def steps_of(life: Life) -> dict[str, list[str]]:
-    """The steps of each call, from a life in which nobody is killed: the second one, because the
-    first makes the directories of a node too."""
-    found: dict[str, list[str]] = {}
-    for _ in range(2):
-        life.begin()
-        for method in life.methods:
-            life.prepare(method)
-            before = len(life.driver.steps())
-            life.call(method)
-            found[method] = life.driver.steps()[before:]
-            life.check(method)
-    return found
+    kill_at_every_step(life)

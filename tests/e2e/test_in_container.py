@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.host import LinuxHost
 from tests.support import processes
 from tests.support.bridge import HOST, BridgedDocker, DockerError, storage_target
+from tests.support.mount_namespace import freed
 from tests.support.python_image import IMAGE, VOLUME_PROGRAMS, import_image
 from tests.support.source import ROOT
 from tests.support.tgt import TgtServer
@@ -278,19 +278,6 @@ def is_attached(device: str) -> bool:
     return backing.strip() in ("/run/pyscsi-init/volumes/data/fuse/lun", "/lun")
 
 
-@contextlib.contextmanager
-def freed(pid: int) -> Iterator[None]:
-    """Whatever hangs on the FUSE file systems that a container has mounted is let go at the end."""
-    table = Path(f"/proc/{pid}/mountinfo").read_text()
-    numbers = re.findall(r" 0:(\d+) / \S*/volumes/data/fuse .* - fuse", table)
-    assert numbers
-    try:
-        yield
-    finally:
-        for number in numbers:
-            LinuxHost().fuse_abort(int(number))
-
-
 def test_a_container_mounts_for_itself(engine: BridgedDocker, lun: Lun) -> None:
     """To its end; ended by SIGTERM; killed: what was synced is there, and nothing else is left."""
     command = ("/examples/mount-and-run", lun.url, DATA, "sh", "-c", f"echo 1 >{DATA}/one; exit 7")
@@ -313,7 +300,7 @@ def test_a_container_mounts_for_itself(engine: BridgedDocker, lun: Lun) -> None:
         device = loop_device_in(first)
         assert is_attached(device)
         state = ("inspect", "-f", "{{.State.Running}}", name)
-        with freed(first):
+        with freed(first, "/run/pyscsi-init/volumes"):
             processes.end(first, how=signal.SIGKILL, timeout=240)
             wait_until(lambda: not is_attached(device), 240, f"{device} is free")
             wait_until(lambda: not lun.tgt.sessions(), 240, "its session is over")

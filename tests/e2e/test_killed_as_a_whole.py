@@ -14,14 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from fusefs.host import LinuxHost
 from tests.support import processes
+from tests.support.mount_namespace import freed
 from tests.support.requirements import require
 from tests.support.tgt import TgtServer
 from tests.support.waiting import wait_until
@@ -78,19 +77,6 @@ def inside(first: int) -> list[int]:
     return found
 
 
-@contextmanager
-def freed(first: int, run: Path) -> Iterator[None]:
-    """Whatever waits for the FUSE connection is let go at the end."""
-    table = Path(f"/proc/{first}/mountinfo").read_text()
-    numbers = re.findall(rf" 0:(\d+) / {run}/volumes/data/fuse .* - fuse", table)
-    assert numbers
-    try:
-        yield
-    finally:
-        for number in numbers:
-            LinuxHost().fuse_abort(int(number))
-
-
 def loops_of(base: Path, first: int) -> list[str]:
     """What is mounted in there."""
     table = Path(f"/proc/{first}/mountinfo").read_text()
@@ -139,7 +125,7 @@ def kill(keeper: subprocess.Popen[str], base: Path, run: Path, when: str) -> Non
             opened.callback(os.close, pidfds[-1])
         assert len(pidfds) >= 4  # process 1, holder, zygote, worker
         opened.callback(keeper.wait, PATIENCE_S)
-        opened.enter_context(freed(first, run))
+        opened.enter_context(freed(first, f"{run}/volumes"))
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: all(map(ended, pidfds)), PATIENCE_S, f"the end of all {when}")
         here = (str(base), "/lun")  # what it is called when its namespace is gone

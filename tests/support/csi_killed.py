@@ -15,16 +15,18 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
+import grpc
 from google.protobuf.message import Message
 
 from fusefs.csi import node
@@ -45,6 +47,7 @@ from tests.support import processes
 from tests.support.csi_driver import Driver
 from tests.support.source import ROOT
 
+log = logging.getLogger("tests")
 STUCK_S = 50
 """A driver that takes so long to start tells where it is."""
 WAIT_S = 30.0
@@ -143,6 +146,67 @@ class KilledDriver(Driver):
         self._helper.wait(60)
         self._helper.stdout.close()
         self.client.close()
+
+
+class Life(Protocol):
+    """What is made, used and undone by calls, one after the other, as often as it is begun."""
+
+    driver: KilledDriver
+
+    @property
+    def methods(self) -> Sequence[str]: ...
+    def begin(self) -> None: ...
+    def prepare(self, method: str) -> None: ...
+    def request(self, method: str) -> Message: ...
+    def call(self, method: str) -> None: ...
+    def check(self, method: str) -> None: ...
+
+
+def kill_at_points(life: Life, points: Mapping[str, Sequence[str]]) -> None:
+    """Each call is killed at its points, one after the other, and then made twice."""
+    life.begin()
+    for method in life.methods:
+        life.prepare(method)
+        for point in points[method]:
+            assert life.driver.killed_in(method, life.request(method), point), (method, point)
+        for _ in range(2):
+            life.call(method)
+            life.check(method)
+
+
+def kill_at_every_step(life: Life) -> None:
+    """In the life of number N each call is killed at its step N, should it have so many."""
+    steps = steps_of(life)
+    assert all(names for names in steps.values()), steps
+    for at in range(1, max(map(len, steps.values())) + 1):
+        life.begin()
+        for method, names in steps.items():
+            life.prepare(method)
+            where = f"{method} step {at} of {len(names)}: {names[min(at, len(names)) - 1]}"
+            try:
+                if at <= len(names):
+                    assert life.driver.killed_in(method, life.request(method), at)
+                life.call(method)
+                life.check(method)
+            except (AssertionError, grpc.RpcError) as error:
+                error.add_note(where)
+                raise
+    log.info("%s: %s", type(life).__name__, {each: len(steps[each]) for each in steps})
+
+
+def steps_of(life: Life) -> dict[str, list[str]]:
+    """The steps of each call, from a life in which nobody is killed: the second one, because the
+    first makes the directories of a node too."""
+    found: dict[str, list[str]] = {}
+    for _ in range(2):
+        life.begin()
+        for method in life.methods:
+            life.prepare(method)
+            before = len(life.driver.steps())
+            life.call(method)
+            found[method] = life.driver.steps()[before:]
+            life.check(method)
+    return found
 
 
 # -- in the driver --------------------------------------------------------------------------------

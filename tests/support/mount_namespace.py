@@ -14,15 +14,17 @@ other process that was started in it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusefs.host import mountinfo, syscalls
+from fusefs.host import LinuxHost, mountinfo, syscalls
 
 from . import processes
 from .closing import Closing
@@ -126,6 +128,20 @@ class MountNamespace(Closing):
                 except OSError:
                     continue  # it ended
         return {pid for pid in found if processes.is_alive(pid)}
+
+
+@contextlib.contextmanager
+def freed(pid: int, volumes: str) -> Iterator[None]:
+    """Whatever hangs on the FUSE file systems of volumes below ``volumes``, that are mounted in the
+    namespace of the process ``pid`` now, is let go at the end."""
+    place = re.compile(rf" 0:(\d+) / {re.escape(volumes)}/[^/ ]+/fuse .* - fuse")
+    numbers = place.findall(Path(f"/proc/{pid}/mountinfo").read_text())
+    assert numbers
+    try:
+        yield
+    finally:
+        for number in numbers:
+            LinuxHost().fuse_abort(int(number))
 
 
 def unshare_mounts() -> None:

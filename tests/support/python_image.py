@@ -33,7 +33,7 @@ LEFT_OUT = frozenset(
 """Parts of the standard library that no program here imports."""
 VOLUME_PROGRAMS = (
     *("mkfs.ext4", "e2fsck", "blkid", "wipefs"),
-    *("mount", "umount", "unshare"),
+    *("mount", "umount"),
 )
 """What a container needs beside Python to mount an ext4 volume for itself."""
 COMMAND = "#!/usr/bin/python3\nimport sys\n\nfrom fusefs.cli import main\n\nsys.exit(main())\n"

@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from tests.support.csi_cluster import MEBI, Cluster, Disk
 from tests.support.csi_driver import Kubelet, assert_nothing_left, end_all, mounted_below, states
@@ -102,15 +102,8 @@ class Life:
         if method == "NodeExpandVolume" and self.kind in ("block", "xfs"):
             self.tgt.grow(self.disk.tid, 1, self.size + 64 * MEBI)
 
-    def request(self, method: str) -> Any:
-        return {
-            "NodeStageVolume": self.volume.stage_request,
-            "NodePublishVolume": lambda: self.volume.publish_request(POD),
-            "NodeGetVolumeStats": lambda: self.volume.stats_request(POD),
-            "NodeExpandVolume": lambda: self.volume.expand_request(POD, 0),
-            "NodeUnpublishVolume": lambda: self.volume.unpublish_request(POD),
-            "NodeUnstageVolume": self.volume.unstage_request,
-        }[method]()
+    def request(self, method: str) -> Message:
+        return self.volume.request(method, POD)
 
     def call(self, method: str) -> None:
         self.driver.client.call(method, self.request(method))

@@ -19,7 +19,7 @@ from fusefs.csi.wire import csi_pb2 as csi
 from fusefs.host.interface import QUICK_S
 from fusefs.volume.teardown import FORCED_SYNC_SECONDS
 from tests.support.csi_cluster import MEBI, Cluster, cluster, running_cluster
-from tests.support.csi_driver import Kubelet, Mode, failure, states
+from tests.support.csi_driver import LIFE, Kubelet, Mode, failure, states
 from tests.support.direct_io import until
 from tests.support.filesystems import fsck_is_clean, make_filesystem
 from tests.support.tgt import TgtServer
@@ -153,15 +153,8 @@ def test_no_password_in_a_portal_is_repeated(cluster: Cluster) -> None:
 def test_a_client_that_goes_away_in_the_middle_of_each_call(cluster: Cluster) -> None:
     disk = cluster.new_disk()
     volume = Kubelet(cluster.driver, f"gone-{disk.tid}", disk.context)
-    steps = [
-        ("NodeStageVolume", volume.stage_request()),
-        ("NodePublishVolume", volume.publish_request("pod-1")),
-        ("NodeExpandVolume", volume.expand_request("pod-1", 0)),
-        ("NodeGetVolumeStats", volume.stats_request("pod-1")),
-        ("NodeUnpublishVolume", volume.unpublish_request("pod-1")),
-        ("NodeUnstageVolume", volume.unstage_request()),
-    ]
-    for method, request in steps:
+    for method in LIFE:
+        request = volume.request(method, "pod-1")
         with pytest.raises(grpc.RpcError) as caught:
             cluster.client.call(method, request, timeout=0.001)
         assert failure(caught.value)[0] == "DEADLINE_EXCEEDED"

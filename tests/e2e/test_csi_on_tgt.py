@@ -16,7 +16,7 @@ import pytest
 from fusefs.csi.wire import csi_pb2 as csi
 from fusefs.host.process import CAP_SYS_RESOURCE, has_capability
 from tests.support.csi_cluster import MEBI, Cluster, cluster, running_cluster
-from tests.support.csi_driver import Kubelet, Mode, failure, mounted_below, states
+from tests.support.csi_driver import LIFE, Kubelet, Mode, failure, mounted_below, states
 from tests.support.direct_io import until
 from tests.support.filesystems import fsck_is_clean
 from tests.support.tgt import TgtServer
@@ -228,15 +228,8 @@ def test_each_call_at_the_same_time_as_itself(cluster: Cluster, block: bool) -> 
     """One does it, the other is ABORTED, or finds it done; once more it is done anyway."""
     disk = cluster.new_disk()
     volume = Kubelet(cluster.driver, f"vol-twice-{block}", disk.context, block=block)
-    steps = [
-        ("NodeStageVolume", volume.stage_request()),
-        ("NodePublishVolume", volume.publish_request("pod-1")),
-        ("NodeExpandVolume", volume.expand_request("pod-1", 0)),
-        ("NodeGetVolumeStats", volume.stats_request("pod-1")),
-        ("NodeUnpublishVolume", volume.unpublish_request("pod-1")),
-        ("NodeUnstageVolume", volume.unstage_request()),
-    ]
-    for method, request in steps:
+    for method in LIFE:
+        request = volume.request(method, "pod-1")
         calls = [cluster.client.begin(method, request) for _ in range(4)]
         codes = []
         for call in calls:

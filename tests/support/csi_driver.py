@@ -195,6 +195,13 @@ class Called(Protocol):
     def client(self) -> Client: ...
 
 
+LIFE = (
+    *("NodeStageVolume", "NodePublishVolume", "NodeExpandVolume"),
+    *("NodeGetVolumeStats", "NodeUnpublishVolume", "NodeUnstageVolume"),
+)
+"""The calls of a node, each at a time when it can be made."""
+
+
 class Kubelet:
     """The paths and the calls of kubelet for one volume of a PersistentVolume."""
 
@@ -251,6 +258,17 @@ class Kubelet:
         path.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     # -- requests ---------------------------------------------------------------------------------
+
+    def request(self, method: str, pod: str) -> Message:
+        """That of one of ``LIFE``."""
+        return {
+            "NodeStageVolume": self.stage_request,
+            "NodePublishVolume": lambda: self.publish_request(pod),
+            "NodeGetVolumeStats": lambda: self.stats_request(pod),
+            "NodeExpandVolume": lambda: self.expand_request(pod, 0),
+            "NodeUnpublishVolume": lambda: self.unpublish_request(pod),
+            "NodeUnstageVolume": self.unstage_request,
+        }[method]()
 
     def stage_request(self) -> csi.NodeStageVolumeRequest:
         self.make_directory(self.staging)

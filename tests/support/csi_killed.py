@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -43,11 +42,10 @@ from pyscsi_init.device.wrapper import WrappedDevice
 from pyscsi_init.secret import Chap
 from pyscsi_init.url import IscsiUrl
 from tests.fusefs.volume.crashing import SteppedHolder, Steps, stepped_host
-from tests.support import processes
+from tests.support import processes, totals
 from tests.support.csi_driver import Driver
 from tests.support.source import ROOT
 
-log = logging.getLogger("tests")
 STUCK_S = 50
 """A driver that takes so long to start tells where it is."""
 WAIT_S = 30.0
@@ -126,6 +124,7 @@ class KilledDriver(Driver):
         code, text = self.client.refusal(method, request)
         died = code == "UNAVAILABLE"
         if died:
+            totals.count(f"{method} killed inside")
             assert self.wait() == signal.SIGKILL, text
         else:
             assert code == "OK", text
@@ -191,7 +190,6 @@ def kill_at_every_step(life: Life) -> None:
             except (AssertionError, grpc.RpcError) as error:
                 error.add_note(where)
                 raise
-    log.info("%s: %s", type(life).__name__, {each: len(steps[each]) for each in steps})
 
 
 def steps_of(life: Life) -> dict[str, list[str]]:

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ import pytest
 
 from tests.fusefs.volume import crashing
 from tests.fusefs.volume.node import IQN, SIZE
-from tests.support import processes
+from tests.support import processes, totals
 from tests.support.closing import Closing
 from tests.support.requirements import require
 from tests.support.tgt import TgtServer
@@ -131,26 +130,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(tmp_path_factory.mktemp("crashes"), tgt, helper)
 
 
-def crash_at(
-    stage: Stage, operation: str, whom: str, every: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def crash_at(stage: Stage, operation: str, whom: str, every: int) -> None:
     """Kill at each ``every``-th step, beginning somewhere else for each operation."""
     names = stage.steps(operation)
-    began = time.monotonic()
-    first = len(operation) % every + 1
-    cases = range(first, len(names) + 1, every)
-    for at in cases:
+    for at in range(len(operation) % every + 1, len(names) + 1, every):
         try:
             stage.crash(operation, at, whom)
         except BaseException as error:
             told = f"{operation}, {whom} killed at step {at} of {len(names)}: {names[at - 1]}"
             error.add_note(told)
             raise
-    with capsys.disabled():
-        seconds = time.monotonic() - began
-        sys.stdout.write(
-            f"\n{operation}: {len(names)} steps, killed at {len(cases)} ({whom}), {seconds:.0f} s\n"
-        )
+        totals.count(f"{operation} of a volume killed at one of its {len(names)} steps ({whom})")
 
 
 @pytest.mark.timeout(900)  # each case starts a holder and a zygote, twice
@@ -166,16 +156,12 @@ def crash_at(
         ("remove", "command", 5),
     ],
 )
-def test_a_crash_at_some_steps(
-    stage: Stage, operation: str, whom: str, every: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    crash_at(stage, operation, whom, every, capsys)
+def test_a_crash_at_some_steps(stage: Stage, operation: str, whom: str, every: int) -> None:
+    crash_at(stage, operation, whom, every)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("whom", ["all", "command"])
 @pytest.mark.parametrize("operation", list(crashing.OPERATIONS))
-def test_a_crash_at_every_step(
-    stage: Stage, operation: str, whom: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    crash_at(stage, operation, whom, 1, capsys)
+def test_a_crash_at_every_step(stage: Stage, operation: str, whom: str) -> None:
+    crash_at(stage, operation, whom, 1)

@@ -10,6 +10,8 @@ They hang in the tree of ``fusefs.errors``::
     │       └── FormatUnfinished  mkfs was cut off, and it may be another node's (which)
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
     ├── EndedWithLoss          it is gone, and not everything was written (what)
+    ├── NameInUse
+    │   └── FailedAndThere     a volume of that name has failed, and something is left of it
     ├── AlreadyServed          another process serves here (front doors)
     ├── PlaceTaken             where it was, or wants to be, stands something that is not its own
     └── AlreadyAttached
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusefs.errors import AlreadyAttached, NotBlank, VolumeError
+from fusefs.errors import AlreadyAttached, ContentError, NameInUse, NotBlank, VolumeError
 
 _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
@@ -48,6 +50,20 @@ class EndedWithLoss(VolumeError):
         super().__init__(
             f"volume {name!r} is gone, but not in order: {'; '.join(losses)}",
             remedy="check what lies on it before it is used again",
+        )
+
+
+class FailedAndThere(NameInUse):
+    """A volume of this name has failed, and something of it is left."""
+
+    def __init__(self, name: str, *, failure: str) -> None:
+        self.name = name
+        self.difference = failure
+        VolumeError.__init__(
+            self,
+            f"volume {name!r} exists, and has failed: {failure}",
+            remedy=f"end what uses it, and take it down: `pyscsi-init umount --force {name}` "
+            "(`detach` where it is not mounted)",
         )
 
 
@@ -100,13 +116,14 @@ class FormatUnfinished(NotBlank):
 
     def __init__(self, device: str, *, fstype: str, node: str) -> None:
         who = f"node {node!r}" if node else "another node"
-        super().__init__(
+        self.found = f"the beginning of an {fstype} filesystem which {who} was making"
+        self.offset = None
+        ContentError.__init__(  # not the remedy of what is there for good
+            self,
             device,
-            f"the beginning of an {fstype} filesystem which {who} was making; that may still go on",
-        )
-        self.remedy = (
-            "mount it there, which makes the filesystem anew; or here with fencing, where the "
-            "target has persistent reservations and the key of this node is not registered yet "
+            f"refusing to format {device}: found {self.found}; that may still go on",
+            remedy="mount it there, which makes the filesystem anew; or here with fencing, where "
+            "the target has persistent reservations and the key of this node is not registered yet "
             "(`pyscsi-init reservations URL` tells). If that node is gone for good, write zeros "
-            "over the LUN, and mount it again"
+            "over the LUN, and mount it again",
         )

@@ -59,9 +59,11 @@ class FakeHost(FakeFormatting, Host):
         block_size: int,
         read_only: bool = False,
         direct_io: bool = True,
+        held: bool = False,
         timeout_s: float = QUICK_S,
     ) -> LoopDevice:
-        with self._step("loop_attach", file=file, block_size=block_size, read_only=read_only):
+        arguments = {"block_size": block_size, "read_only": read_only, "held": held}
+        with self._step("loop_attach", file=file, **arguments):
             number = next(n for n in itertools.count() if n not in self._loops)
             size = self.content(file).size_bytes
             device = LoopDevice(

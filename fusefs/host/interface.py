@@ -49,9 +49,13 @@ class Host(ABC):
         block_size: int,
         read_only: bool = False,
         direct_io: bool = True,
+        held: bool = False,
         timeout_s: float = QUICK_S,
     ) -> LoopDevice:
         """Attach ``file`` to a free loop device with the LUN's logical block size.
+
+        With ``held`` it goes away with its last user, and this process is one until it detaches it
+        or ends, however it ends.
 
         Raises:
             LoopFailed: no device, or not with these properties; nothing stays attached.

@@ -54,6 +54,7 @@ class LinuxHost(Host):
         block_size: int,
         read_only: bool = False,
         direct_io: bool = True,
+        held: bool = False,
         timeout_s: float = QUICK_S,
     ) -> LoopDevice:
         return loop.attach(
@@ -61,6 +62,7 @@ class LinuxHost(Host):
             block_size=block_size,
             read_only=read_only,
             direct_io=direct_io,
+            held=held,
             timeout_s=timeout_s,
         )
 

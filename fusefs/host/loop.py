@@ -35,6 +35,7 @@ LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
 
 LO_FLAGS_READ_ONLY = 1
+LO_FLAGS_AUTOCLEAR = 4
 LO_FLAGS_DIRECT_IO = 16
 
 LOOP_MAJOR = 7
@@ -54,6 +55,9 @@ _POLL_S = 0.02
 OPEN_PATIENCE_S = 2.0
 """How long a detach waits for somebody who has the device open, before it refuses."""
 
+_held: dict[tuple[int, int | None], int] = {}
+"""Our descriptors of devices that go with their last user, by number and diskseq."""
+
 
 def attach(
     file: str,
@@ -61,6 +65,7 @@ def attach(
     block_size: int,
     read_only: bool,
     direct_io: bool = True,
+    held: bool = False,
     timeout_s: float,
 ) -> LoopDevice:
     """Attach ``file``; see ``Host.loop_attach``."""
@@ -73,26 +78,39 @@ def attach(
     return bounded(
         f"attaching {file} to a loop device",
         timeout_s,
-        lambda: _attach(file, block_size, read_only, direct_io),
-        undo=lambda late: _clear(late.number),
+        lambda: _attach(file, block_size, read_only, direct_io, held),
+        undo=_take_back,
     )
 
 
-def _attach(file: str, block_size: int, read_only: bool, direct_io: bool) -> LoopDevice:
+def _attach(file: str, block_size: int, read_only: bool, direct_io: bool, held: bool) -> LoopDevice:
     mode = os.O_RDONLY if read_only else os.O_RDWR
     try:
         backing = os.open(file, mode | os.O_CLOEXEC)
     except OSError as fault:
         raise CallFailed("open", file, fault.errno or 0) from fault
+    flags = (
+        (LO_FLAGS_READ_ONLY if read_only else 0)
+        | (LO_FLAGS_DIRECT_IO if direct_io else 0)
+        | (LO_FLAGS_AUTOCLEAR if held else 0)
+    )
+    node = -1
     try:
-        number = _configure(backing, file, block_size, read_only, direct_io)
-        return _verify(number, backing, file, block_size, read_only, direct_io)
+        number, node = _configure(backing, file, block_size, read_only, flags)
+        device = _verify(number, backing, file, block_size, read_only, direct_io)
+        if held:
+            _held[number, device.diskseq], node = node, -1
+        return device
     finally:
         os.close(backing)
+        if node >= 0:
+            os.close(node)
 
 
-def _configure(backing: int, file: str, block_size: int, read_only: bool, direct_io: bool) -> int:
-    flags = (LO_FLAGS_READ_ONLY if read_only else 0) | (LO_FLAGS_DIRECT_IO if direct_io else 0)
+def _configure(
+    backing: int, file: str, block_size: int, read_only: bool, flags: int
+) -> tuple[int, int]:
+    """The number of a device that is over ``backing`` now, and a descriptor of it."""
     name = os.fsencode(file)[-63:]
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
     config = _CONFIG.pack(backing, block_size, info, *[0] * 8)
@@ -104,6 +122,7 @@ def _configure(backing: int, file: str, block_size: int, read_only: bool, direct
             try:
                 fcntl.ioctl(device, LOOP_CONFIGURE, config)
             except OSError as fault:
+                os.close(device)
                 if fault.errno == errno.EBUSY:
                     continue
                 raise LoopFailed(
@@ -114,9 +133,7 @@ def _configure(backing: int, file: str, block_size: int, read_only: bool, direct
                     if fault.errno in (errno.ENOTTY, errno.EINVAL)
                     else "",
                 ) from fault
-            finally:
-                os.close(device)
-            return number
+            return number, device
     finally:
         os.close(control)
     raise LoopFailed(file, f"{_ATTEMPTS} free loop devices in a row were taken by others")
@@ -223,8 +240,22 @@ def _clear(number: int) -> None:
         os.close(fd)
 
 
+def _take_back(late: LoopDevice) -> None:
+    _clear(late.number)
+    _let_go(late)
+
+
+def _let_go(device: LoopDevice) -> None:
+    """Close our descriptor of a device that goes with its last user."""
+    node = _held.pop((device.number, device.diskseq), -1)
+    if node >= 0:
+        os.close(node)
+
+
 def detach(device: LoopDevice, *, lazy: bool, timeout_s: float) -> None:
     """Detach; see ``Host.loop_detach``."""
+    if (device.number, device.diskseq) in _held:
+        bounded(f"closing {device.path}", timeout_s, lambda: _let_go(device))
     present = read(device.number)
     if present is None or not present.same_attachment(device):
         return

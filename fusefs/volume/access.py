@@ -30,7 +30,7 @@ from fusefs.volume.resize import with_present_size
 from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import take_down, take_down_by_force
-from fusefs.volume_errors import AttachedElsewhere
+from fusefs.volume_errors import AttachedElsewhere, FailedAndThere
 
 log = logging.getLogger("fusefs.volume")
 
@@ -126,7 +126,8 @@ class VolumeAccess:
         return volume
 
     async def _refuse_taken_name(self, spec: VolumeSpec) -> None:
-        """Refuse a name that is in use; clear what an attempt that was cut off left behind it."""
+        """Refuse a name that is in use; clear what an attempt that was cut off left behind it, and
+        what is written of a volume that went with its container."""
         try:
             volume = await self._existing(spec.name)
         except NoSuchVolume:
@@ -137,9 +138,13 @@ class VolumeAccess:
         if now.failed and not is_at_rest(volume.state):
             await take_down_by_force(volume)
             return
+        if now.failed and await host_call(functools.partial(_is_gone, volume)):
+            report = await take_down_by_force(volume)
+            log.info("volume %s was gone and is brought up anew: %s", spec.name, report)
+            return
         differs = checks.difference(volume.state.spec, spec)
         if now.failed:
-            raise NameInUse(spec.name, difference=f"it has failed: {now.last_error}")
+            raise FailedAndThere(spec.name, failure=now.last_error)
         if not differs:
             raise AlreadyAttached(spec.name, other=spec.name)
         raise NameInUse(spec.name, difference=differs)
@@ -252,3 +257,11 @@ class VolumeAccess:
 def is_at_rest(state: VolumeState) -> bool:
     """Whether a command has finished with the volume, in this boot."""
     return state.phase in status.AT_REST and state.boot_id == boot_id()
+
+
+def _is_gone(volume: Pieces) -> bool:
+    """Whether nothing of a volume is there but its files: the processes and the mounts of a
+    container end together, and its run directory may outlive them. Blocks."""
+    return not (
+        volume.is_served() or volume.find_loops() or volume.find_mounts() or volume.fuse_mounts()
+    )

@@ -198,6 +198,8 @@ class Composition(Pieces):
                 str(self.paths.file),
                 block_size=int(self.state.facts["block_size"]),
                 read_only=self.state.spec.read_only,
+                # Killed as a whole nobody is left to detach it.
+                held=bool(self.mountpoint) and self.host.ends_as_a_whole(),
             )
         except CallFailed as error:
             if error.errno == errno.ENOENT:
@@ -323,7 +325,7 @@ class Composition(Pieces):
             read_only=self.state.spec.read_only,
         )
         if self.host.ends_as_a_whole():
-            # Nobody is left to detach it then, so it goes with its mount.
+            # From now on it goes with its mount.
             await self.call(self.host.loop_detach, device, lazy=True)
         if self._is_new:
             await self.call(_leave_it_empty, self.mountpoint)

@@ -8,17 +8,23 @@ Whatever goes wrong, the FUSE connection is aborted at the end: nobody else coul
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from fusefs.host import LinuxHost
+from fusefs.host.records import LoopDevice
 from tests.support import processes
 from tests.support.mount_namespace import freed
 from tests.support.requirements import require
@@ -130,6 +136,57 @@ def kill(keeper: subprocess.Popen[str], base: Path, run: Path, when: str) -> Non
         wait_until(lambda: all(map(ended, pidfds)), PATIENCE_S, f"the end of all {when}")
         here = (str(base), "/lun")  # what it is called when its namespace is gone
         wait_until(lambda: not backing(loop).startswith(here), PATIENCE_S, f"{loop} free {when}")
+
+
+def kill_while_it_mounts(base: Path, moments: Iterable[float]) -> None:
+    """Each time on a blank disk, so many seconds after its loop device was there. The last one is
+    started again in its run directory, as a container is, and once more when it was mounted."""
+    (base / "mnt").mkdir()
+    with TgtServer() as tgt:
+        tid = tgt.new_target(IQN)
+        tgt.add_lun(tid, 1, base / "disk", size_bytes=SIZE)
+        for number, moment in enumerate(moments):
+            run = base / f"run{number}"
+            os.truncate(base / "disk", 0)
+            os.truncate(base / "disk", SIZE)
+            shutil.rmtree(base / "state", ignore_errors=True)  # what is known of the disk
+            keeper = start(base, tgt.url(tid, 1), run, "")
+            assert keeper.stdout is not None
+            with keeper.stdout:
+                wait_until(
+                    functools.partial(loops_below, run), PATIENCE_S, "its loop device is there"
+                )
+                (device,) = loops_below(run)
+                time.sleep(moment)  # nothing is waited for: it is the moment that is tried
+                os.kill(first_of(keeper.pid), signal.SIGKILL)
+                keeper.wait(PATIENCE_S)
+            when = f"killed after {moment:.2f} s"
+            wait_until(functools.partial(is_free, device), PATIENCE_S, f"{device} is free, {when}")
+            wait_until(lambda: not tgt.sessions(), PATIENCE_S, f"its session is over, {when}")
+        for when in ("started again", "started once more"):
+            keeper = start(base, tgt.url(tid, 1), run, "")
+            assert keeper.stdout is not None
+            with keeper.stdout as said:
+                assert "ready\n" in iter(said.readline, "")
+                kill(keeper, base, run, when)
+            wait_until(lambda: not tgt.sessions(), PATIENCE_S, f"its session is over, {when}")
+
+
+def loops_below(run: Path) -> list[LoopDevice]:
+    return [each for each in LinuxHost().loop_list() if each.backing_file.startswith(f"{run}/")]
+
+
+def is_free(device: LoopDevice) -> bool:
+    return not any(each.same_attachment(device) for each in LinuxHost().loop_list())
+
+
+def test_nothing_is_left_of_one_that_is_killed_while_it_mounts(tmp_path: Path) -> None:
+    kill_while_it_mounts(tmp_path, (0, 0.05, 0.15, 0.3))
+
+
+@pytest.mark.soak
+def test_nothing_is_left_whenever_it_is_killed(tmp_path: Path) -> None:
+    kill_while_it_mounts(tmp_path, (number / 40 for number in range(40)))
 
 
 def test_nothing_hangs_and_nothing_is_left(tmp_path: Path) -> None:

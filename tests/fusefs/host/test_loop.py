@@ -17,6 +17,7 @@ from fusefs.host import LinuxHost, LoopDevice
 from fusefs.host import loop as loop_module
 from tests.fusefs.host.conftest import MIB, MakeDevice, MakeImage
 from tests.support.source import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -65,6 +66,43 @@ def test_detached_is_gone_and_again_is_no_error(host: LinuxHost, make_image: Mak
     host.loop_detach(device)
     assert not any(device.same_attachment(one) for one in host.loop_list())
     host.loop_detach(device)
+
+
+def test_a_device_that_is_held_goes_when_it_is_detached(
+    host: LinuxHost, make_image: MakeImage
+) -> None:
+    device = host.loop_attach(make_image(8), block_size=512, held=True)
+    fd = os.open(device.path, os.O_RDONLY)  # somebody comes and goes
+    os.close(fd)
+    assert device in host.loop_list()
+    host.loop_detach(device)
+    assert device not in host.loop_list()
+
+
+HOLD = """
+import sys
+from fusefs.host import LinuxHost
+print(LinuxHost().loop_attach(sys.argv[1], block_size=512, held=True).diskseq, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_device_that_is_held_goes_with_its_process(
+    host: LinuxHost, make_image: MakeImage
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, make_image(8)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        diskseq = int(process.stdout.readline())
+        assert any(each.diskseq == diskseq for each in host.loop_list())
+        process.kill()
+    wait_until(
+        lambda: not any(each.diskseq == diskseq for each in host.loop_list()), 30, "it is gone"
+    )
 
 
 def test_another_attachment_under_the_same_number_is_left_alone(

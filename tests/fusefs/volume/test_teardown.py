@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from fusefs.errors import (
@@ -142,6 +143,25 @@ async def test_a_dead_worker_is_a_failed_volume_that_can_be_taken_down(bench: Be
     assert status.worker_pid is None
     with pytest.raises(NameInUse, match="has failed"):
         await bench.manager.mount(bench.spec(), bench.mountpoint)
+    await bench.manager.umount("data")
+    bench.assert_nothing_left()
+
+
+async def test_a_volume_of_which_nothing_is_left_is_no_obstacle(bench: Bench) -> None:
+    """As after the end of a container, whose run directory stays."""
+    await mounted(bench)
+    await bench.kill_workers()
+
+    def end_the_rest() -> None:
+        for entry in reversed(bench.host.mounts()):
+            bench.host.umount(entry.mountpoint)
+        for device in bench.host.loop_list():
+            bench.host.loop_detach(device)
+
+    await anyio.to_thread.run_sync(end_the_rest)
+    assert (await bench.manager.get("data")).failed
+    status = await bench.manager.mount(bench.spec(), bench.mountpoint)
+    assert status.state == "mounted"
     await bench.manager.umount("data")
     bench.assert_nothing_left()
 

@@ -12,6 +12,7 @@ import pytest
 from fusefs.errors import NotAllowed
 from fusefs.volume import listing
 from fusefs.volume.paths import Directories
+from fusefs.volume.state import load_state
 
 
 @pytest.mark.root
@@ -24,5 +25,7 @@ def test_another_user_is_told_that_it_takes_root() -> None:
         try:
             with pytest.raises(NotAllowed, match=r"root's alone; run it as root"):
                 listing.names(directories)
+            with pytest.raises(NotAllowed, match=r"/volumes is root's alone; run it as root"):
+                load_state(directories.volume("data").state)
         finally:
             os.seteuid(0)

@@ -137,7 +137,8 @@ async def take_down(volume: Pieces) -> DetachReport:
         )
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
-        report.problems.append(f"what had not reached the target by then is lost: {lost}")
+        done = lost.removesuffix("; detach the volume")
+        report.problems.append(f"what had not reached the target by then is lost: {done}")
     elif not stopped and not volume.state.spec.read_only:
         report.unflushed_writes = None
         report.problems.append(

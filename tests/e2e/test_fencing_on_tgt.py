@@ -188,6 +188,7 @@ def test_a_takeover_that_is_noticed_by_the_end_of_the_volume(scene: Scene, use: 
         (Path(volume.mountpoint) / "file").write_bytes(b"2" * MEBI)
     report = a.detach("v") if use == "device" else a.umount("v")
     assert "was taken over by" in str(report)
+    assert "detach the volume" not in str(report)  # it is
     assert not report.clean
     assert a.status() == []
     assert b.get("v").fence == {"key": b.key, "held": True}

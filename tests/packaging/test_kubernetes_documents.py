@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fusefs.csi.attributes import read_attributes
+from fusefs.csi.attributes import SHOWN, read_attributes
 from fusefs.volume import pool
 from tests.packaging.test_kubernetes import DRIVER, validate
 from tests.support import kustomize
@@ -63,6 +63,11 @@ def test_the_driver_takes_what_is_shown() -> None:
             assert pool._read_parameters(own)
             read += 1
     assert read >= 3
+
+
+def test_every_attribute_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/csi.md").read_text()
+    assert [name for name in SHOWN if f"| `{name}` |" not in text] == []
 
 
 def overlays() -> list[str]:

@@ -161,6 +161,8 @@ def status_of(error: BaseException) -> int:
     """The exit status for an error: of its class, or of the nearest class above it."""
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
+    if isinstance(error, volume.CallFailed) and getattr(error, "errno", 0) == errno.EPERM:
+        return NOT_ALLOWED  # a capability is missing, and nothing is wrong with what was mounted
     for cls in type(error).__mro__:
         if cls in _BY_CLASS:
             return _BY_CLASS[cls]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fusefs.errors import NotAllowed
 from pyscsi_init.device.interface import BlockDevice
 
 from .abi import InitReply
@@ -50,7 +51,7 @@ def make_channel(
     channel has them; it makes its own where none are given.
 
     Raises:
-        ModuleNotFoundError: ``pyfuse3`` was asked for and is not installed.
+        NotAllowed: ``pyfuse3`` was asked for and is not installed.
     """
     if kind == "native":
         return NativeChannel(
@@ -58,6 +59,13 @@ def make_channel(
         )
     if slots is not None:
         raise ValueError("libfuse keeps requests to itself: it cannot use request slots")
-    from .pyfuse3_channel import Pyfuse3Channel  # an optional dependency
+    try:
+        from .pyfuse3_channel import Pyfuse3Channel  # an optional dependency
+    except ModuleNotFoundError as error:
+        raise NotAllowed(
+            "serve the block file by pyfuse3",
+            f"the Python module {error.name} is not installed",
+            remedy="pip install 'pyscsi-init[pyfuse3]', or use the channel native",
+        ) from error
 
     return Pyfuse3Channel(fd, device, read_only=read_only, name=name, fua=fua)

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import os
 
-from fusefs.errors import NoSuchVolume
+from fusefs.errors import NoSuchVolume, NotAllowed
 from fusefs.volume.checks import name_of_directory, resolve_parent
 from fusefs.volume.paths import Directories
 from fusefs.volume.state import StateUnreadable, VolumeState, load_state
 
 
 def names(directories: Directories) -> list[str]:
-    """Every volume, by name."""
+    """Every volume, by name.
+
+    Raises:
+        NotAllowed: they belong to another user.
+    """
     try:
         entries = sorted(directories.volumes.iterdir())
     except FileNotFoundError:
         return []
+    except PermissionError as fault:
+        raise NotAllowed(
+            "look at the volumes of this host",
+            f"{directories.volumes} is root's alone",
+            remedy="run it as root",
+        ) from fault
     return [name_of_directory(entry) for entry in entries if entry.is_dir()]
 
 

@@ -282,8 +282,9 @@ class VolumeManager(Publishing, Restoring):
     async def status(self) -> list[VolumeStatus]:
         """Every volume of this node, by name. Never waits for a target or a lock."""
         found: list[VolumeStatus] = []
+        names = await host_call(functools.partial(listing.names, self._directories))
         held = await self._held()
-        for name in await host_call(functools.partial(listing.names, self._directories)):
+        for name in names:
             try:
                 found.append(await self._look(name, held))
             except NoSuchVolume:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fusefs.errors import InvalidSpec
+from fusefs.errors import InvalidSpec, NotAllowed
 from fusefs.process.pids import WorkerIdentity
 from fusefs.spec import VolumeSpec
 from fusefs.volume.locks import lock_file, remove_free_lock
@@ -199,11 +199,18 @@ def load_state(path: Path) -> VolumeState | None:
 
     Raises:
         StateUnreadable: there is one and it cannot be used.
+        NotAllowed: the directory is another user's, so whether there is one cannot be seen.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except PermissionError as fault:
+        raise NotAllowed(
+            "look at the volumes of this host",
+            f"{path.parent.parent} is root's alone",
+            remedy="run it as root",
+        ) from fault
     except (OSError, UnicodeDecodeError) as error:
         raise StateUnreadable(f"cannot be read: {error}") from error
     try:

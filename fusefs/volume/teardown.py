@@ -98,9 +98,12 @@ async def take_down(volume: Pieces) -> DetachReport:
         try:
             await volume.call(volume.host.sync, mountpoint, timeout_s=flush_s)
         except CallFailed as error:
-            if not await volume.call(has_given_up, volume.host, mountpoint):
-                raise
-            given_up = str(error)
+            # It may have been this that told of a takeover, or of another disk.
+            lost = await _why_nothing_can_be_saved(volume)
+            if not lost:
+                if not await volume.call(has_given_up, volume.host, mountpoint):
+                    raise
+                given_up = str(error)
     await _unmount_and_detach(volume)
     for bind in volume.state.binds:
         await volume.remove_made(bind)
@@ -114,7 +117,14 @@ async def take_down(volume: Pieces) -> DetachReport:
         await volume.ask_the_holder(start=False)
         if volume.held is not None and volume.held.state == "starting":
             await volume.wait_for_successor()  # it is there, or will be, but does not listen yet
-        stopped = not volume.worker_is_alive() or await _stop_worker(volume, force=bool(lost))
+        try:
+            stopped = not volume.worker_is_alive() or await _stop_worker(volume, force=bool(lost))
+        except IscsiError:
+            # Its flush was the first command after a takeover: there will never be another one.
+            lost = await _why_nothing_can_be_saved(volume)
+            if not lost:
+                raise
+            stopped = await _stop_worker(volume, force=True)
         await volume.forget()
         await volume.unmount_fuse(lazy=bool(lost))
         report = DetachReport(volume.state.name)
@@ -127,7 +137,8 @@ async def take_down(volume: Pieces) -> DetachReport:
         )
     if lost and not volume.state.spec.read_only:
         report.requests_in_flight = report.unflushed_writes = None
-        report.problems.append(f"what had not reached the target by then is lost: {lost}")
+        done = lost.removesuffix("; detach the volume")
+        report.problems.append(f"what had not reached the target by then is lost: {done}")
     elif not stopped and not volume.state.spec.read_only:
         report.unflushed_writes = None
         report.problems.append(

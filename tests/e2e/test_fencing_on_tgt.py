@@ -170,6 +170,30 @@ def test_nothing_lands_of_a_node_that_was_taken_over(
     assert scene.contents() == [b"5", *[b"3"] * (BLOCKS - 1)]
 
 
+@pytest.mark.parametrize("use", ["device", "clean", "dirty"])
+def test_a_takeover_that_is_noticed_by_the_end_of_the_volume(scene: Scene, use: str) -> None:
+    """Nothing was sent since: one detach, or one umount, ends it all the same, and says why."""
+    a, b = scene.a, scene.b
+    if use == "device":
+        a.open(scene.tgt, PATIENT)
+    else:
+        name = a.host.initiator_name
+        volume = a.mount(
+            scene.tgt.url(1, 1), name="v", initiator_name=name, settings=PATIENT,
+            fstype="ext4", format_if_blank=True,
+        )  # fmt: skip
+    b.open(scene.tgt, PATIENT, take_over=True)
+    assert a.get("v").last_error == ""
+    if use == "dirty":
+        (Path(volume.mountpoint) / "file").write_bytes(b"2" * MEBI)
+    report = a.detach("v") if use == "device" else a.umount("v")
+    assert "was taken over by" in str(report)
+    assert "detach the volume" not in str(report)  # it is
+    assert not report.clean
+    assert a.status() == []
+    assert b.get("v").fence == {"key": b.key, "held": True}
+
+
 def test_the_takeover_waits_for_a_write_inside_the_target(scene: Scene) -> None:
     """The target has it already and does it later: not on top of the other node's."""
     a, b, fault = scene.a, scene.b, scene.tgt.fault

@@ -67,6 +67,7 @@ def test_statuses_are_distinct_and_in_order() -> None:
         (volume.NoSuchVolume("x"), 12),
         (volume.BlankNotFormatted("x"), 13),
         (volume.MountFailed("x", "y", errno.EINVAL), 13),
+        (volume.MountFailed("x", "y", errno.EPERM), 3),
         (iscsi.ReadOnlyDevice("x"), 14),
         (OSError(errno.EROFS, "x"), 14),
         (iscsi.LoginTimeout("x"), 15),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterator
 
 import anyio
 import pytest
 
+from fusefs.errors import NotAllowed
 from fusefs.fuse import NativeChannel, abi, make_channel, native
 from fusefs.fuse.abi import Opcode
 from pyscsi_init.device.fault import Match
@@ -309,3 +311,12 @@ async def test_slots_of_its_own_end_with_the_channel() -> None:
 def test_libfuse_has_no_use_for_slots(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="request slots"):
         make_channel("pyfuse3", 0, kernel.ram, reactor=kernel.reactor, slots=kernel.slots)
+
+
+def test_a_channel_that_is_not_installed_is_told(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "fusefs.fuse.pyfuse3_channel", raising=False)
+    monkeypatch.setitem(sys.modules, "pyfuse3", None)
+    with pytest.raises(NotAllowed, match=r"pyfuse3 is not installed; pip install 'pyscsi-init\["):
+        make_channel("pyfuse3", 0, kernel.ram, reactor=kernel.reactor)

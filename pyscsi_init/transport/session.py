@@ -277,8 +277,10 @@ class Session(SessionCommands):
             return LoginOutcome(error, None)
         try:
             machine.connect(self.reactor.now(), chap=chap)
-        except IscsiError as error:
+        except BaseException as error:
             sock.close()
+            if not isinstance(error, IscsiError):
+                raise
             return LoginOutcome(error, None)
         if self.trace is not None:
             sock = self.trace.over(sock)

@@ -16,6 +16,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 
 import anyio
 import anyio.lowlevel
@@ -111,6 +112,8 @@ class BlockDevice(ABC):
     """Discarded blocks read as zeros."""
     any_alignment: bool = False
     limits: Limits = Limits()
+    _thread: int = 0
+    """The only thread that may use the async face, where that matters."""
 
     def __init__(self) -> None:
         self.size_changed: list[Callable[[int], None]] = []
@@ -150,6 +153,11 @@ class BlockDevice(ABC):
         buffer: Buffer | None,
         fua: bool = False,
     ) -> None:
+        if self._thread and get_ident() != self._thread:
+            raise LocalProtocolError(
+                f"{self!r} belongs to the event loop of another thread: have that loop call it "
+                "(anyio.from_thread.run), or use pyscsi_init.blocking"
+            )
         event: anyio.Event | None = None
         finished = False
         if type(offset) is not int or type(length) is not int:
@@ -218,8 +226,9 @@ class BlockDevice(ABC):
 
         Cancellation: the write goes on to its end; only then the cancellation is raised.
         """
-        view = byte_view("write", data)
-        await self._run(Operation.WRITE, offset, len(view), view, fua)
+        if type(data) is not bytes:
+            data = byte_view("write", data)
+        await self._run(Operation.WRITE, offset, len(data), data, fua)
 
     async def flush(self) -> None:
         """Return when all completed writes are on stable storage (SYNCHRONIZE CACHE)."""

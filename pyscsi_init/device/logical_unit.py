@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from threading import get_ident
 
 import anyio
 
@@ -56,6 +57,7 @@ class LogicalUnit(UnitServices, TargetPorts):
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
         super().__init__(unit)
         self.lun = lun
+        self._thread = get_ident()
         self._keeps_fence = self._gives_all_back = False
 
     @property

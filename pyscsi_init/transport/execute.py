@@ -63,6 +63,7 @@ async def run_command(
 
     Cancellation: the command is aborted with ABORT TASK; it may have been done or not.
     """
+    session.check_thread()
     # All of it is looked at before the command has a number: one that cannot be built after that
     # would leave a hole in the numbers, for which the target waits.
     cdb = bytes(byte_view("CDB", cdb))

@@ -119,6 +119,7 @@ class SessionManagement:
         seconds: float | None,
         referenced: ScsiTask | None = None,
     ) -> ManagementTask:
+        self.check_thread()  # type: ignore[attr-defined]
         answered = anyio.Event()
         settings = self.settings  # type: ignore[attr-defined]
         request = ManagementTask(

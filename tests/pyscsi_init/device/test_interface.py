@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from pyscsi_init import BlockDevice, RamDevice
@@ -135,3 +137,24 @@ async def test_a_raw_command_that_cannot_be_sent_takes_no_number(wrong: dict[str
         await lun.execute(bytes(6))
         assert await lun.read(0, 512) == bytes(512)
         assert lun.session.statistics.losses == 0
+
+
+async def test_the_loop_of_another_thread_is_told() -> None:
+    """It waited for ever, also past its own deadline: what ends it came in the LUN's own loop."""
+    async with opened(make_target()) as lun:
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: lun.read(0, 512),
+            lambda: lun.write(0, bytes(512)),
+            lun.flush,
+            lambda: lun.execute(bytes(6)),
+            lambda: lun.session.logical_unit_reset(0),
+        ]
+
+        async def elsewhere() -> None:
+            for call in calls:
+                with pytest.raises(LocalProtocolError, match="event loop of another thread"):
+                    await call()
+
+        await anyio.to_thread.run_sync(anyio.run, elsewhere)
+        for call in calls:
+            await call()

@@ -65,11 +65,16 @@ Each class carries typed fields; an unknown code gets the parent class, never a 
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
 
 class IscsiError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises on purpose. It can be copied and pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by a call of the class with the text alone, which few of them take.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigurationError(IscsiError):

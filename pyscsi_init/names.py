@@ -164,6 +164,14 @@ class Portal:
     port: int = DEFAULT_PORT
     tag: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.host or not isinstance(self.host, str):
+            raise InvalidUrl("portal host", self.host, "is no host name or address")
+        for what, number in (("port", self.port), ("portal group tag", self.tag or 0)):
+            # Looking up an address takes a larger port modulo 65536.
+            if not isinstance(number, int) or not 0 <= number <= 0xFFFF:
+                raise InvalidUrl(f"{what} of portal {self.host}", number, "is not in 0..65535")
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``domainname[:port][,portal-group-tag]`` (RFC 7143 13.8).

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from .errors import SecretError
 
+_HOW_TO_GIVE = "give Secret(text), or what read_secret_file(path) reads"
+
 
 class Secret:
     """Bytes that print as ``<secret>``; compares in constant time; cannot be pickled."""
@@ -63,6 +65,22 @@ class Chap:
     mutual_secret: Secret | None = None
     algorithms: tuple[int, ...] = (5, 8, 7, 6)
     allow_short_secret: bool = False
+
+    def __post_init__(self) -> None:
+        # A secret as text would show itself in the repr of this, and in tracebacks.
+        mutual = self.mutual_secret
+        if not isinstance(self.secret, Secret):
+            raise SecretError("CHAP secret", None, "is no Secret", _HOW_TO_GIVE)
+        if mutual is not None and not isinstance(mutual, Secret):
+            raise SecretError("mutual CHAP secret", None, "is no Secret", _HOW_TO_GIVE)
+        if self.mutual_user and mutual is None:
+            raise SecretError(
+                "mutual CHAP secret",
+                None,
+                f"is missing, so that the target would not have to prove itself as "
+                f"{self.mutual_user!r}",
+                "give mutual_secret too, or no mutual_user",
+            )
 
 
 def read_secret_file(path: str | Path) -> Secret:

@@ -255,6 +255,14 @@ def load_settings(path: str | Path, base: Settings | None = None) -> Settings:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("configuration file", str(path), f"is no TOML: {error}") from error
+    for name in document:
+        if name != "session":
+            raise ConfigurationError(
+                "configuration file",
+                str(path),
+                f"has {name!r}, which is not known",
+                "settings stand in the table [session]",
+            )
     table = document.get("session", {})
     if not isinstance(table, dict):
         raise ConfigurationError("configuration file", str(path), "[session] is not a table")

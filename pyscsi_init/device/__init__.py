@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The LUN as a block device, and other devices with the same interface."""
 
+from ..buffers import Buffer
 from .alignment import AlignmentDevice
 from .fault import FaultDevice
 from .fence import Fence, Fencing, node_key
 from .identity import Identity
-from .interface import BlockDevice, BlockRequest, Buffer, Limits, Operation
+from .interface import BlockDevice, BlockRequest, Limits, Operation
 from .late import LateDevice
 from .logical_unit import LogicalUnit, attach_unit, open_lun, require_writable, resolve_chap
 from .ram import RamDevice

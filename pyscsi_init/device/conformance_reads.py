@@ -15,8 +15,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from ..buffers import Buffer
 from ..errors import LocalProtocolError, OutOfRange, ReadOnlyDevice, TaskAborted, Unsupported
-from .interface import BlockDevice, BlockRequest, Buffer, Operation
+from .interface import BlockDevice, BlockRequest, Operation
 
 Check = Callable[[BlockDevice], Coroutine[Any, Any, None]]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 
+from ..buffers import Buffer
 from .conformance_reads import (
     MODIFYING,
     Check,
@@ -23,7 +24,7 @@ from .conformance_reads import (
     transfer_limit,
     write,
 )
-from .interface import BlockDevice, BlockRequest, Buffer, Operation
+from .interface import BlockDevice, BlockRequest, Operation
 
 
 async def check_write_reads_back(device: BlockDevice) -> None:

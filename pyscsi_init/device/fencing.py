@@ -11,7 +11,7 @@ import logging
 
 import anyio
 
-from ..errors import IscsiError, Unsupported
+from ..errors import ConfigurationError, IscsiError, Unsupported
 from ..transport import Session
 from .driver import drive
 from .fence import Fence, Fencing, node_key
@@ -28,7 +28,10 @@ async def take_fence(session: Session, lun: bytes, what: str, fencing: Fencing) 
     Raises:
         HeldByAnother, Unsupported, ScsiError: it is not ours, and nothing of it stays.
     """
-    fence = Fence(what, fencing.key or node_key(session.initiator_name))
+    key = node_key(session.initiator_name) if fencing.key is None else fencing.key
+    if not 0 < key < 1 << 64:
+        raise ConfigurationError("fencing key", key, "is not in 1..2**64-1")
+    fence = Fence(what, key)
     try:
         await drive(fence.take(take_over=fencing.take_over), session, lun)
     except BaseException as error:

@@ -12,16 +12,17 @@ It knows nothing of SCSI, of FUSE, or of the event loop that drives it.
 from __future__ import annotations
 
 import enum
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 
 import anyio
 import anyio.lowlevel
 
+from ..buffers import Buffer, byte_view
 from ..errors import LocalProtocolError, OutOfRange, ReadOnlyDevice
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Operation(enum.IntEnum):
@@ -111,6 +112,8 @@ class BlockDevice(ABC):
     """Discarded blocks read as zeros."""
     any_alignment: bool = False
     limits: Limits = Limits()
+    _thread: int = 0
+    """The only thread that may use the async face, where that matters."""
 
     def __init__(self) -> None:
         self.size_changed: list[Callable[[int], None]] = []
@@ -150,8 +153,15 @@ class BlockDevice(ABC):
         buffer: Buffer | None,
         fua: bool = False,
     ) -> None:
+        if self._thread and get_ident() != self._thread:
+            raise LocalProtocolError(
+                f"{self!r} belongs to the event loop of another thread: have that loop call it "
+                "(anyio.from_thread.run), or use pyscsi_init.blocking"
+            )
         event: anyio.Event | None = None
         finished = False
+        if type(offset) is not int or type(length) is not int:
+            offset, length = operator.index(offset), operator.index(length)
 
         def completion(_: BlockRequest) -> None:
             nonlocal finished
@@ -185,16 +195,29 @@ class BlockDevice(ABC):
 
         Cancellation: waits until the device has let go of the buffer, then raises; nothing changes.
         """
-        data = bytearray(length)
+        try:
+            data = bytearray(operator.index(length))
+        except (MemoryError, OverflowError, ValueError):
+            if 0 <= length <= self.size_bytes:
+                raise
+            raise out_of_range(Operation.READ.name, offset, length, self.size_bytes) from None
         await self._run(Operation.READ, offset, length, data)
         return bytes(data)
 
     async def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
-        """Fill ``buffer`` from ``offset``; the same as :meth:`read` without the copy."""
-        await self._run(Operation.READ, offset, len(buffer), buffer)
+        """Fill ``buffer`` from ``offset``; the same as :meth:`read` without the copy.
+
+        ``buffer`` may be any writable object with the buffer protocol whose memory is in one piece;
+        it is filled byte by byte, whatever its items are.
+        """
+        view = byte_view("read_into", buffer, writable=True)
+        await self._run(Operation.READ, offset, len(view), view)
 
     async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> None:
         """Write all of ``data`` at ``offset``; with ``fua`` it is on stable storage on return.
+
+        ``data`` may be any object with the buffer protocol whose memory is in one piece; its bytes
+        are written, whatever its items are.
 
         Raises:
             OutOfRange: the range ends beyond the device; nothing was written.
@@ -203,6 +226,8 @@ class BlockDevice(ABC):
 
         Cancellation: the write goes on to its end; only then the cancellation is raised.
         """
+        if type(data) is not bytes:
+            data = byte_view("write", data)
         await self._run(Operation.WRITE, offset, len(data), data, fua)
 
     async def flush(self) -> None:
@@ -219,6 +244,17 @@ class BlockDevice(ABC):
         await self._run(Operation.WRITE_ZEROES, offset, length, None, fua)
 
 
+def out_of_range(what: str, offset: int, length: int, size_bytes: int) -> OutOfRange:
+    """The error of a range that is not on the device."""
+    if length < 0:
+        why = "has a negative length"
+    elif offset < 0:
+        why = "begins before the device"
+    else:
+        why = f"ends beyond the device of {size_bytes} bytes"
+    return OutOfRange(f"{what} of {length} bytes at {offset} {why}")
+
+
 def check_range(device: BlockDevice, request: BlockRequest) -> Exception | None:
     """The checks that every device owes, in one place: range, buffer, alignment, read-only.
 
@@ -230,10 +266,7 @@ def check_range(device: BlockDevice, request: BlockRequest) -> Exception | None:
         return None
     offset, length = request.offset, request.length
     if offset < 0 or length < 0 or offset + length > device.size_bytes:
-        return OutOfRange(
-            f"{operation.name} of {length} bytes at {offset} ends beyond the device of "
-            f"{device.size_bytes} bytes"
-        )
+        return out_of_range(operation.name, offset, length, device.size_bytes)
     if operation is not Operation.READ and device.read_only:
         return ReadOnlyDevice(f"{operation.name} at {offset}: the device is read-only")
     if operation in (Operation.READ, Operation.WRITE) and (

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from threading import get_ident
 
 import anyio
 
@@ -56,6 +57,7 @@ class LogicalUnit(UnitServices, TargetPorts):
     def __init__(self, unit: ScsiBlockDevice, lun: int | bytes) -> None:
         super().__init__(unit)
         self.lun = lun
+        self._thread = get_ident()
         self._keeps_fence = self._gives_all_back = False
 
     @property
@@ -172,8 +174,12 @@ def resolve_chap(url: IscsiUrl, chap: Chap | Secret | None) -> Chap | None:
                 "CHAP secret", None, "comes without a user name", "write user@ in the URL"
             )
         return Chap(user=url.user, secret=chap)
-    if chap is not None:
+    if isinstance(chap, Chap):
         return chap if chap.user or not url.user else replace(chap, user=url.user)
+    if chap is not None:
+        raise TypeError(
+            f"chap: {type(chap).__name__} is neither a Chap nor, with the user in the URL, a Secret"
+        )
     if not url.user:
         return None
     secret = os.environ.get(CHAP_VARIABLE)
@@ -306,6 +312,15 @@ async def open_lun(
     Cancellation: the session is logged out, or its connection closed.
     """
     parsed = parse_url(url) if isinstance(url, str) else url
+    if not isinstance(parsed, IscsiUrl):
+        raise TypeError(f"url: {type(url).__name__} is neither text nor an IscsiUrl")
+    if predecessor is not None and not isinstance(predecessor, UnitRecord):
+        raise TypeError(
+            f"predecessor: {type(predecessor).__name__} is no UnitRecord; UnitRecord.from_json() "
+            "makes one of what to_json() gave"
+        )
+    if fencing is not None and not isinstance(fencing, Fencing):
+        raise TypeError(f"fencing: {type(fencing).__name__} is no Fencing; write Fencing(...)")
     if parsed.lun is None:
         raise InvalidUrl("URL", str(parsed), "names no LUN", "add /NUMBER; `luns` lists them")
     async with contextlib.AsyncExitStack() as stack:

@@ -105,6 +105,9 @@ class UnitRecord:
                 ),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigurationError(
-                "unit record", type(error).__name__, "is what reading it came to: it is damaged"
-            ) from error
+            if isinstance(values, (str, bytes)):
+                remedy = "it is text: give what json.loads() makes of it"
+            else:
+                remedy = "give what to_json() gave; without it the unit is opened as a new one"
+            reason = f"cannot be read ({type(error).__name__}: {error})"
+            raise ConfigurationError("unit record", None, reason, remedy) from error

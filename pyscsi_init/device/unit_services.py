@@ -9,14 +9,15 @@ that are in flight at the same time; whoever needs an order waits for them first
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..buffers import Buffer, byte_view
 from ..errors import (
     LocalProtocolError,
     Miscompare,
     OutcomeUnknown,
-    OutOfRange,
     ProtocolError,
     ReadOnlyDevice,
     Unsupported,
@@ -38,7 +39,7 @@ from ..scsi import (
 )
 from ..session import Replay
 from .direct import DirectDevice
-from .interface import Buffer, Operation
+from .interface import Operation, out_of_range
 from .reservation import PersistentReservations
 from .services import carry_out
 from .steps import Command, Steps, attempt, demand_if_known
@@ -103,14 +104,19 @@ class UnitServices(DirectDevice):
         Cancellation: it may have been done or not.
         """
         unit, size = self.unit, self.unit.block_size
-        old, new = bytes(expected), bytes(data)
+        old = bytes(byte_view("compare_and_write", expected))
+        new = bytes(byte_view("compare_and_write", data))
         what = f"COMPARE AND WRITE of {len(new) // size} blocks at LBA {offset // size}"
-        if len(old) != len(new) or len(new) > self.max_compare_and_write_bytes:
-            raise Unsupported(
-                f"{what}: {len(old)} bytes to compare and {len(new)} to write; must be equally "
-                f"many, and {unit.what} takes at most {self.max_compare_and_write_bytes}"
+        if len(old) != len(new):
+            raise LocalProtocolError(
+                f"{what}: {len(old)} bytes to compare and {len(new)} to write must be equally many"
             )
-        self._check(offset, len(new), writes=True)
+        if len(new) > self.max_compare_and_write_bytes:
+            raise Unsupported(
+                f"{what}: {unit.what} takes at most {self.max_compare_and_write_bytes} bytes, "
+                f"not {len(new)}"
+            )
+        self._check("COMPARE AND WRITE", offset, len(new), writes=True)
         if not new:
             return
         native = fua and unit.commands.carries_fua(Operation.WRITE)
@@ -142,7 +148,7 @@ class UnitServices(DirectDevice):
         Raises:
             MediumError: ``information`` is the first bad LBA.
         """
-        self._check(offset, length)
+        self._check("VERIFY", offset, length)
         for at, count in self._pieces(offset, length):
             await carry_out(self.unit, self._verify(at, count, None))
 
@@ -153,8 +159,8 @@ class UnitServices(DirectDevice):
             Miscompare: ``offset`` is the first byte of ``data`` that differs; None where the blocks
                 were equal again when they were looked at.
         """
-        whole = bytes(data)
-        self._check(offset, len(whole))
+        whole = bytes(byte_view("compare", data))
+        self._check("VERIFY", offset, len(whole))
         for at, count in self._pieces(offset, len(whole)):
             part = whole[at - offset : at - offset + count]
             try:
@@ -175,8 +181,8 @@ class UnitServices(DirectDevice):
 
         Cancellation: the range may hold old or new data.
         """
-        whole = bytes(data)
-        self._check(offset, len(whole), writes=True)
+        whole = bytes(byte_view("write_and_verify", data))
+        self._check("WRITE AND VERIFY", offset, len(whole), writes=True)
         unit = self.unit
         check = ByteCheck.COMPARE if compare else ByteCheck.MEDIUM_ONLY
         for at, count in self._pieces(offset, len(whole)):
@@ -198,7 +204,7 @@ class UnitServices(DirectDevice):
         A unit that answers with other blocks than those that were asked for is taken to know
         nothing of them: such a part is MAPPED.
         """
-        self._check(offset, length)
+        self._check("GET LBA STATUS", offset, length)
         return await carry_out(self.unit, self._extents(offset, length))
 
     async def supports(self, opcode: int, service_action: int | None = None) -> bool | None:
@@ -211,17 +217,16 @@ class UnitServices(DirectDevice):
 
     # -- sequences -------------------------------------------------------------------------------
 
-    def _check(self, offset: int, length: int, *, writes: bool = False) -> None:
+    def _check(self, what: str, offset: int, length: int, *, writes: bool = False) -> None:
         unit, size = self.unit, self.unit.block_size
+        offset, length = operator.index(offset), operator.index(length)
         if offset < 0 or length < 0 or offset + length > unit.size_bytes:
-            raise OutOfRange(
-                f"{length} bytes at {offset} end beyond the device of {unit.size_bytes} bytes"
-            )
+            raise out_of_range(what, offset, length, unit.size_bytes)
         if writes and unit.read_only:
-            raise ReadOnlyDevice(f"writing at {offset}: the device is read-only")
+            raise ReadOnlyDevice(f"{what} at {offset}: the device is read-only")
         if offset % size or length % size:
             raise LocalProtocolError(
-                f"{length} bytes at {offset} are not whole blocks of {size} bytes"
+                f"{what} of {length} bytes at {offset}: takes whole blocks of {size} bytes only"
             )
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..names import Portal
+from ..url import IscsiUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,11 @@ class DiscoveredTarget:
     name: str
     portals: tuple[Portal, ...]
     alias: str = ""
+
+    def url(self, lun: int | None = None, *, user: str | None = None) -> IscsiUrl:
+        """The URL of the target, or of one of its LUNs, for :func:`pyscsi_init.open_lun`; ``user``
+        is the CHAP name."""
+        return IscsiUrl(user, self.portals, self.name, lun)
 
     @property
     def portal_groups(self) -> dict[int | None, tuple[Portal, ...]]:

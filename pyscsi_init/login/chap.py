@@ -90,7 +90,7 @@ def check_chap(chap: Chap) -> None:
                 what,
                 None,
                 f"has {len(secret)} bytes, RFC 7143 9.2.1 wants {MIN_SECRET_LENGTH}",
-                "use a longer secret on both sides, or allow short secrets explicitly",
+                "use a longer secret on both sides, or Chap(allow_short_secret=True)",
             )
     if chap.mutual_secret is not None and chap.mutual_secret == chap.secret:
         raise SecretError(

@@ -69,7 +69,7 @@ class SecurityNegotiation:
         """
         own = "CHAP" if self._chap is not None else "None"
         remedy = (
-            "the target wants authentication: give --chap-user and a secret"
+            "the target wants authentication: give --chap-user and a secret (a Chap)"
             if self._chap is None
             else "the target has no CHAP for this initiator: set it up there, or give no CHAP user"
         )

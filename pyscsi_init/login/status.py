@@ -44,7 +44,7 @@ class Status:
     remedy: str
 
 
-_WANTS_CHAP = "the target wants CHAP: give --chap-user and a secret"
+_WANTS_CHAP = "the target wants CHAP: give --chap-user and a secret (a Chap)"
 _NOT_ACCEPTED = (
     "our own authentication failed: the user name or the secret is wrong, "
     "or the target has another access list for this initiator name"

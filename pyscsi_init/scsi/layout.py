@@ -60,7 +60,8 @@ class Layout:
         try:
             built: bytes = self._struct.build({name: values[name] for name in self.names})
         except (ConstructError, KeyError, TypeError, ValueError) as error:
-            raise LocalProtocolError(f"{self.title} cannot hold a value: {error}") from error
+            reason = " ".join(str(error).split())  # construct writes several lines
+            raise LocalProtocolError(f"{self.title} cannot hold a value: {reason}") from error
         return built
 
     def build_from(self, source: object) -> bytes:

@@ -107,7 +107,10 @@ def persistent_reserve_out(
 ) -> bytes:
     """PERSISTENT RESERVE OUT (6.16); the parameter list has 24 bytes without TransportIDs."""
     if not (0 <= scope <= 0xF and 0 <= reservation_type <= 0xF):
-        raise LocalProtocolError("scope and type of a persistent reservation have 4 bits each")
+        raise LocalProtocolError(
+            f"scope {scope} and type {reservation_type} of a persistent reservation: "
+            "each has 4 bits, see ReservationType"
+        )
     return _RESERVE_OUT.pack(
         Opcode.PERSISTENT_RESERVE_OUT,
         action,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import sniffio
 
 from .reactor import Callback, Reactor, Timer
 
@@ -66,7 +67,12 @@ class AsyncioReactor(Reactor):
         self._loop.call_soon(self._guarded, callback)
 
     def spawn(self, function: Callable[[], Any]) -> None:
-        self._group.start_soon(function)
+        # Out of a callback anyio knows the library only if anyio.run started the loop.
+        token = sniffio.current_async_library_cvar.set("asyncio")
+        try:
+            self._group.start_soon(function)
+        finally:
+            sniffio.current_async_library_cvar.reset(token)
 
     def close(self) -> None:
         self._closed = True

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from ..buffers import Buffer
 from ..errors import IllegalRequest, UnitAttention
 from ..scsi import Status, command_name, encode_lun, parse_report_luns, report_luns, scsi_error
-from .execute import Buffer, ScsiResult, run_command
+from .execute import ScsiResult, run_command
 from .management import SessionManagement
 
 MAX_UNIT_ATTENTIONS = 16
@@ -38,6 +39,7 @@ class SessionCommands(SessionManagement):
         The command is not repeated, neither after a unit attention nor after a lost connection.
 
         Raises:
+            ConfigurationError, TypeError: an argument cannot be used; nothing was sent.
             ScsiError: another status, with what the unit said; its ``result`` has what came.
             OutcomeUnknown: the connection died first; it may have been done or not.
             TaskError, ConnectionLost: no status came for another reason.

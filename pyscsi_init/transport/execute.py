@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ..buffers import Buffer, byte_view
+from ..errors import ConfigurationError
 from ..session import BidirectionalTask, ManagementTask, Replay, ScsiTask, TaskManagementFunction
 
 if TYPE_CHECKING:
     from .session import Session
 
-Buffer = bytes | bytearray | memoryview
+LONGEST_CDB = 260
+"""SPC-4 4.2.5: eight bytes and up to 252 more."""
+MOST_DATA = (1 << 32) - 1
+"""Expected Data Transfer Length is four bytes (RFC 7143 11.3.4)."""
+LONGEST_WAIT = 86400.0
+"""Seconds, as in the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +58,34 @@ async def run_command(
     """Send a command and wait for its status, whatever that is.
 
     Raises:
+        ConfigurationError, TypeError: an argument cannot be used; nothing was sent.
         TaskError, ConnectionLost: no status came (see :mod:`pyscsi_init.errors`).
 
     Cancellation: the command is aborted with ABORT TASK; it may have been done or not.
     """
+    session.check_thread()
+    # All of it is looked at before the command has a number: one that cannot be built after that
+    # would leave a hole in the numbers, for which the target waits.
+    cdb = bytes(byte_view("CDB", cdb))
+    if not 1 <= len(cdb) <= LONGEST_CDB:
+        raise ConfigurationError(
+            "CDB", cdb[:16].hex(" "), f"has {len(cdb)} bytes", f"a CDB has 1 to {LONGEST_CDB}"
+        )
+    data = bytes(byte_view("data_out", data_out))
+    data_in_length = operator.index(data_in_length)
+    for name, length in (("data_out", len(data)), ("data_in_length", data_in_length)):
+        if not 0 <= length <= MOST_DATA:
+            raise ConfigurationError(name, length, f"is not in 0..{MOST_DATA} bytes")
     event = anyio.Event()
     buffer = bytearray(data_in_length)
     options: dict[str, Any] = {
         "replay": replay,
         "modifies": modifies,
         "control": control,
-        "timeout": session.settings.command_timeout if seconds is None else seconds,
+        "timeout": timeout_of(seconds, session.settings.command_timeout),
     }
     data_in = memoryview(buffer) if data_in_length else None
-    out = memoryview(bytes(data_out)) if len(data_out) else None
+    out = memoryview(data) if data else None
     task: ScsiTask
     if data_in is not None and out is not None:
         task = both = BidirectionalTask(
@@ -98,6 +120,19 @@ async def run_command(
     return result
 
 
+def timeout_of(seconds: float | None, default: float) -> float:
+    """The time of one request: as given, or by the settings.
+
+    Raises:
+        ConfigurationError: it is no number, or out of range.
+    """
+    if seconds is None:
+        return default
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_WAIT:
+        raise ConfigurationError("seconds", seconds, f"is not a number in 0..{LONGEST_WAIT:g}")
+    return seconds
+
+
 async def run_management(
     session: Session, function: TaskManagementFunction, lun: bytes, *, seconds: float | None = None
 ) -> int:
@@ -111,7 +146,7 @@ async def run_management(
         function,
         lun,
         lambda _: event.set(),
-        timeout=session.settings.task_management_timeout if seconds is None else seconds,
+        timeout=timeout_of(seconds, session.settings.task_management_timeout),
     )
     session.manage(request)
     await event.wait()

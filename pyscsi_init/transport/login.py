@@ -76,7 +76,7 @@ class LoginPlan:
             "portal %s belongs to portal group %d of %s, not to %d as was known before",
             portal,
             tag,
-            session.target_name,
+            session.target_name or "its target",
             portal.tag,
         )
         session.portal = replace(portal, tag=tag)

@@ -11,6 +11,7 @@ from ..errors import TaskManagementFailed
 from ..pdu import FunctionResponse, TaskManagementFunction
 from ..scsi import encode_lun
 from ..session import ManagementTask, ScsiTask, TaskState
+from .execute import timeout_of
 
 NO_LUN = bytes(8)
 _AT_THE_TARGET = (TaskState.SENT, TaskState.ABORTING)
@@ -118,6 +119,7 @@ class SessionManagement:
         seconds: float | None,
         referenced: ScsiTask | None = None,
     ) -> ManagementTask:
+        self.check_thread()  # type: ignore[attr-defined]
         answered = anyio.Event()
         settings = self.settings  # type: ignore[attr-defined]
         request = ManagementTask(
@@ -125,7 +127,7 @@ class SessionManagement:
             lun,
             lambda _: answered.set(),
             referenced=referenced,
-            timeout=settings.task_management_timeout if seconds is None else seconds,
+            timeout=timeout_of(seconds, settings.task_management_timeout),
         )
         self.manage(request)  # type: ignore[attr-defined]
         await answered.wait()

@@ -55,9 +55,11 @@ async def open_session(
         ConfigurationError: ``settings.trace`` names a file that cannot be written, or
             ``settings.network_namespace`` one that may not be entered.
         ProtocolError: what answers is no iSCSI target, or a broken one.
+        TypeError: an argument is of another kind.
 
     Cancellation: the connection is closed; a session that was logged in already is logged out.
     """
+    _check_kinds(portals, chap, settings)
     settings = settings or Settings()
     connector = connector_of(settings, connector)
     async with contextlib.AsyncExitStack() as stack:
@@ -74,8 +76,6 @@ async def open_session(
             chap=chap,
             discovery=target_name is None,
         )
-        if not portals:
-            raise LocalProtocolError("no portal to log in at")
         session = Session(reactor, machine, settings, connector)
         what = f"session of {initiator_name} with {target_name or 'discovery'}"
         session.trace = await stack.enter_async_context(open_trace(settings, what))
@@ -92,3 +92,18 @@ async def open_session(
             )
         reactor.spawn(keeper.run)
         yield session
+
+
+def _check_kinds(portals: object, chap: object, settings: object) -> None:
+    """What would be found out in the middle of a login otherwise."""
+    if not isinstance(portals, Sequence) or not all(isinstance(each, Portal) for each in portals):
+        raise TypeError(f"portals: {portals!r} is no list of Portal; Portal.parse(text) makes one")
+    if not portals:
+        raise LocalProtocolError("no portal to log in at: the list of portals is empty")
+    if chap is not None and not isinstance(chap, Chap):
+        raise TypeError(f"chap: {type(chap).__name__} is no Chap; write Chap(user=..., secret=...)")
+    if settings is not None and not isinstance(settings, Settings):
+        raise TypeError(
+            f"settings: {type(settings).__name__} is no Settings; settings_from_mapping(values) "
+            "makes them of a dictionary"
+        )

@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from threading import get_ident
 
 import anyio
 
 from ..connection import ConnectionMachine
-from ..errors import ConnectError, ConnectionLost, IscsiError, ProtocolError
+from ..errors import ConnectError, ConnectionLost, IscsiError, LocalProtocolError, ProtocolError
 from ..login import Parameters
 from ..names import Portal, isid_text
 from ..secret import Chap
@@ -70,6 +71,7 @@ class Session(SessionCommands):
         connector: Connector = connect,
     ) -> None:
         self.reactor = reactor
+        self._thread = get_ident()
         self._connect = connector
         self.settings = settings
         self.statistics = SessionStatistics()
@@ -143,6 +145,15 @@ class Session(SessionCommands):
     def __repr__(self) -> str:
         where = f"{self.target_name} at {self.portal}"
         return f"<Session {where} {self.state.name} ISID={isid_text(self.isid)}>"
+
+    def check_thread(self) -> None:
+        """Raise LocalProtocolError where it is used from another thread than its loop's: the answer
+        would come there, and never here."""
+        if get_ident() != self._thread:
+            raise LocalProtocolError(
+                f"{self!r} belongs to the event loop of another thread: have that loop call it "
+                "(anyio.from_thread.run)"
+            )
 
     # -- the data path ---------------------------------------------------------------------------
 
@@ -277,8 +288,10 @@ class Session(SessionCommands):
             return LoginOutcome(error, None)
         try:
             machine.connect(self.reactor.now(), chap=chap)
-        except IscsiError as error:
+        except BaseException as error:
             sock.close()
+            if not isinstance(error, IscsiError):
+                raise
             return LoginOutcome(error, None)
         if self.trace is not None:
             sock = self.trace.over(sock)

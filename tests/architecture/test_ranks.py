@@ -13,7 +13,7 @@ from tests.support.source import imports, module_of, modules, name_of
 
 RANKS = {
     "pyscsi_init": (
-        ("errors", "secret", "settings", "serial", "names", "url"),
+        ("buffers", "errors", "secret", "settings", "serial", "names", "url"),
         ("pdu", "scsi"),
         ("login",),
         ("connection",),

@@ -140,7 +140,7 @@ async def test_compare_and_write_limits() -> None:
         await lun.compare_and_write(FAR, bytes(most), b"x" * most)
         with pytest.raises(Unsupported, match="at most 32768"):
             await lun.compare_and_write(FAR, bytes(most + BLOCK), bytes(most + BLOCK))
-        with pytest.raises(Unsupported, match="equally"):
+        with pytest.raises(LocalProtocolError, match="equally"):
             await lun.compare_and_write(FAR, bytes(BLOCK), bytes(2 * BLOCK))
         with pytest.raises(LocalProtocolError, match="whole blocks"):
             await lun.compare_and_write(FAR + 1, bytes(BLOCK), bytes(BLOCK))

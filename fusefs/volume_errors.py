@@ -12,6 +12,8 @@ They hang in the tree of ``fusefs.errors``::
     ├── EndedWithLoss          it is gone, and not everything was written (what)
     ├── AlreadyServed          another process serves here (front doors)
     ├── PlaceTaken             where it was, or wants to be, stands something that is not its own
+    ├── NameInUse
+    │   └── StateNotUnderstood  newer code wrote its state, or it is damaged (what)
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusefs.errors import AlreadyAttached, NotBlank, VolumeError
+from fusefs.errors import AlreadyAttached, NameInUse, NotBlank, VolumeError
 
 _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
@@ -63,6 +65,28 @@ class PlaceTaken(VolumeError):
         self.what = what
         super().__init__(
             f"at {path} {what}, and that is not the volume's", remedy="take it away from there"
+        )
+
+
+class StateNotUnderstood(NameInUse):
+    """What is written down of a volume cannot be used, so nothing is done to it, nor, where it may
+    have the same LUN, beside it."""
+
+    def __init__(self, name: str, problem: str, *, beside: str = "") -> None:
+        """``beside`` is the volume that is refused for it, if that is another one."""
+        self.name = name
+        self.difference = problem
+        text = f"volume {name!r} is left as it is: its state file {problem}"
+        if beside:
+            text = (
+                f"which LUN volume {name!r} has is not known (its state file {problem}); were it "
+                f"that of volume {beside!r}, its filesystem would be destroyed"
+            )
+        VolumeError.__init__(
+            self,
+            text,
+            remedy=f"run the version that wrote it; or `pyscsi-init umount {name} --force`, which "
+            f"loses what is not written",
         )
 
 

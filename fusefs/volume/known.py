@@ -40,7 +40,7 @@ from fusefs.volume.restore import RestoreReport
 from fusefs.volume.state import StateUnreadable, VolumeState, load_state, remove_file
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.uses import load_users, save_users
-from fusefs.volume_errors import VolumeInUse
+from fusefs.volume_errors import StateNotUnderstood, VolumeInUse
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -299,7 +299,7 @@ class KnownVolumes:
         try:
             return await host_call(functools.partial(load_state, path))
         except StateUnreadable as error:
-            raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            raise StateNotUnderstood(name, str(error)) from error
 
     async def _known(self, definition: Definition, status: VolumeStatus | None) -> KnownVolume:
         users: dict[str, int] = {}

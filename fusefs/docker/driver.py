@@ -148,8 +148,10 @@ class Driver:
         return {"Volume": {**_volume(known), "Status": status_of(known)}, "Err": ""}
 
     async def list(self, _values: Mapping[str, Any], _caller: str) -> Answer:
-        """Every volume, without Status."""
-        return {"Volumes": [_volume(known) for known in await self._volumes.list()], "Err": ""}
+        """Every volume, without Status; also one that newer code has defined, which has a name."""
+        found = [_volume(known) for known in await self._volumes.list()]
+        found += [{"Name": name} for name in await self._volumes.unusable()]
+        return {"Volumes": found, "Err": ""}
 
     # -- inside -----------------------------------------------------------------------------------
 

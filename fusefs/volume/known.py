@@ -159,6 +159,10 @@ class KnownVolumes:
         definitions = await host_call(self._catalog.all)
         return [await self._known(each, present.get(each.name)) for each in definitions]
 
+    async def unusable(self) -> dict[str, str]:
+        """Every volume that is known by name and whose definition cannot be used, with why."""
+        return await host_call(self._catalog.unusable)
+
     # -- who uses them ----------------------------------------------------------------------------
 
     async def use(self, name: str, user: str) -> Path:

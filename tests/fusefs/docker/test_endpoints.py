@@ -137,6 +137,17 @@ def test_create_again_and_otherwise(shared: Plugin, disk: OneDisk) -> None:
     shared.call("Remove", Name="data")
 
 
+def test_a_volume_of_newer_code_does_not_vanish(shared: Plugin, disk: OneDisk) -> None:
+    created(shared, disk)
+    file = shared.state_dir / "volumes" / "data.json"
+    file.write_text((good := file.read_text()).replace('"version": 1', '"version": 2'))
+    assert shared.call("List")["Volumes"] == [{"Name": "data"}]
+    for call in ("Get", "Mount", "Remove"):
+        assert "run the version that wrote it" in shared.refused(call, Name="data", ID=ID)
+    file.write_text(good)
+    shared.call("Remove", Name="data")
+
+
 @pytest.mark.parametrize("name", ["Get", "Path", "Mount"])
 def test_an_unknown_volume_is_an_error(shared: Plugin, name: str) -> None:
     assert "'nothing'" in shared.refused(name, Name="nothing", ID=ID)

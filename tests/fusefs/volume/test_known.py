@@ -93,15 +93,22 @@ async def test_what_is_not_known_is_said_or_forgiven(known: KnownVolumes) -> Non
     assert await known.list() == []
 
 
-async def test_a_damaged_definition_hides_no_other(
+async def test_a_definition_that_is_damaged_or_of_newer_code_hides_no_other(
     known: KnownVolumes, bench: Bench, expect_logs: ExpectLogs
 ) -> None:
     expect_logs("cannot be used")
     await defined(known, bench, "good")
     (bench.base / "state" / "volumes" / "bad.json").write_text("{")
+    newer = (bench.base / "state" / "volumes" / "good.json").read_text()
+    newer = newer.replace('"good"', '"newer"').replace('"spec": {', '"spec": {"novel": 1,')
+    (bench.base / "state" / "volumes" / "newer.json").write_text(newer)
     assert [each.name for each in await known.list()] == ["good"]
-    with pytest.raises(VolumeError, match="define the volume again"):
-        await known.get("bad")
+    assert set(await known.unusable()) == {"bad", "newer"}
+    for name in ("bad", "newer"):
+        with pytest.raises(VolumeError, match=f"version that wrote it; .*forget {name}"):
+            await known.get(name)
+        assert await known.forget(name)
+    assert await known.unusable() == {}
 
 
 # -- users ----------------------------------------------------------------------------------------

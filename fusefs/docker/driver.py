@@ -23,6 +23,8 @@ from fusefs.docker.status import status_of
 from fusefs.errors import NoSuchVolume, VolumeError
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.known import KnownVolume, KnownVolumes
+from fusefs.volume_errors import NotReleased, in_words
+from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.docker")
 
@@ -41,6 +43,8 @@ class Driver:
         self._callers = callers
         self._noting = anyio.Lock()
         self._started = time.monotonic()
+        self._owed: list[tuple[str, str]] = []
+        """Volume and user of each Unmount that could not be counted: nobody asks again."""
         self.called: Callable[[str], None] = lambda _caller: None
         """Told of each caller, for those who want to know of new ones."""
 
@@ -112,7 +116,7 @@ class Driver:
         try:
             path = await self._volumes.use(name, user)
         except BaseException:
-            await self._note(self._callers.drop, name, user)
+            await self._drop(name, user)
             raise
         if may_be_again:
             with anyio.CancelScope(shield=True):
@@ -153,15 +157,38 @@ class Driver:
         found += [{"Name": name} for name in await self._volumes.unusable()]
         return {"Volumes": found, "Err": ""}
 
+    async def release_owed(self) -> None:
+        """Give back what could not be given back when the engine asked for it, as on a full disk.
+        Our successor finds it by the notes of who took it."""
+        owed, self._owed = self._owed, []
+        for name, user in owed:
+            try:
+                await self._give_back(name, user)
+            except (VolumeError, IscsiError, OSError) as error:
+                log.info("volume %s: %s", name, error)
+
     # -- inside -----------------------------------------------------------------------------------
 
     async def _release(self, values: Mapping[str, Any]) -> None:
-        name, user = str(values["Name"]), str(values["ID"])
+        # The engine does not ask again, whatever comes of it.
+        await self._give_back(str(values["Name"]), str(values["ID"]))
+
+    async def _give_back(self, name: str, user: str) -> None:
         try:
             await self._volumes.release(name, user)
-        finally:
-            # The engine does not ask again, whatever came of it.
+        except NotReleased:
+            self._owed.append((name, user))
+            raise
+        except BaseException:
+            await self._drop(name, user)
+            raise
+        await self._drop(name, user)
+
+    async def _drop(self, name: str, user: str) -> None:
+        try:
             await self._note(self._callers.drop, name, user)
+        except OSError as error:  # the count says it too, and is written
+            log.warning("volume %s: a note of a Mount stays: %s", name, in_words(error))
 
     async def _count_once(self, name: str, user: str) -> None:
         """A Mount that an earlier process of ours was cut off in is this one, asked again.

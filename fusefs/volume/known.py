@@ -40,7 +40,7 @@ from fusefs.volume.restore import RestoreReport
 from fusefs.volume.state import StateUnreadable, VolumeState, load_state, remove_file
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.uses import load_users, save_users
-from fusefs.volume_errors import StateNotUnderstood, VolumeInUse
+from fusefs.volume_errors import NotReleased, StateNotUnderstood, VolumeInUse
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -198,18 +198,27 @@ class KnownVolumes:
         """Count ``user`` once less; the last one has the volume unmounted and detached. Unknown
         volume or user: fine.
 
-        Raises: what an orderly end raises; the user is gone all the same, and the volume stays
-            until the next use, release, ``remove`` or ``restore``.
+        Raises:
+            NotReleased: the user is counted as before.
+            and what an orderly end raises: the user is gone all the same, and the volume stays
+                until the next use, release, ``remove`` or ``restore``.
         """
-        async with self._lock(name):
-            users = await self._users(name)
-            if user in users:
-                users[user] -= 1
-                if not users[user]:
-                    del users[user]
-                await self._save_users(name, users)
-            if not users:
-                await self._take_down(name)
+        is_counted = True
+        try:
+            async with self._lock(name):
+                users = await self._users(name)
+                if user in users:
+                    users[user] -= 1
+                    if not users[user]:
+                        del users[user]
+                    await self._save_users(name, users)
+                is_counted = False
+                if not users:
+                    await self._take_down(name)
+        except (VolumeError, OSError) as error:
+            if not is_counted:
+                raise
+            raise NotReleased(name, user, error) from error
 
     async def forget_users(self, name: str, keep: Set[str]) -> tuple[str, ...]:
         """Drop every user that is not in ``keep``, however often it came, and return them; where

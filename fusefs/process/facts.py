@@ -15,6 +15,7 @@ from fusefs.fuse import Channel
 from fusefs.host import Refusal
 from pyscsi_init import BlockDevice, Identity, LogicalUnit, Session
 from pyscsi_init.device import Fence
+from pyscsi_init.errors import AuthenticationFailed, TargetAuthenticationFailed
 from pyscsi_init.names import isid_text
 from pyscsi_init.transport import Network
 
@@ -70,6 +71,11 @@ def ready_facts(
     return facts
 
 
+def is_of_the_secret(error: BaseException | None) -> bool:
+    """Whether another CHAP secret may be what a login needs."""
+    return isinstance(error, (AuthenticationFailed, TargetAuthenticationFailed))
+
+
 def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     """The reply to ``status``."""
     io = dataclasses.asdict(channel.statistics)
@@ -93,4 +99,5 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
         status["failed"] = str(session.failed) if session.failed else ""
         status["recoveries"] = session.statistics.recoveries
         status["last_error"] = str(session.last_error) if session.last_error else ""
+        status["secret_refused"] = is_of_the_secret(session.last_error)
     return status

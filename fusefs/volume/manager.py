@@ -306,17 +306,19 @@ class VolumeManager(Publishing, Restoring):
 
     # -- newer code -------------------------------------------------------------------------------
 
-    async def upgrade(self, name: str) -> UpgradeReport:
-        """Replace the volume's worker by one of the present zygote, without an I/O error.
+    async def upgrade(self, name: str, credentials: Chap | None = None) -> UpgradeReport:
+        """Replace the volume's worker by one of the present zygote, without an I/O error. It logs
+        in with ``credentials``, else with what the volume's secret files say now, else as before.
 
         Raises:
             NoSuchVolume: there is none of this name.
             StateNotUnderstood: its state file cannot be read.
             NotAllowed: it is served by libfuse; nothing was done.
-            WorkerFailed: it has no worker, its target is away (nothing was done then), or the
-                successor does not serve.
+            WorkerFailed: it has no worker, its target is away and does not just refuse the secret
+                (nothing was done then), or the successor does not serve.
+            SecretError: its target refuses the secret, and there is no other.
 
         Cancellation: the worker is followed by a successor in any case.
         """
         async with self._lock(name):
-            return await replace_worker(await self._readable(name))
+            return await replace_worker(await self._readable(name), credentials)

@@ -101,7 +101,7 @@ async def test_a_definition_that_is_damaged_or_of_newer_code_hides_no_other(
     (bench.base / "state" / "volumes" / "bad.json").write_text("{")
     assert [each.name for each in await known.list()] == ["good"]
     assert set(await known.unusable()) == {"bad"}
-    with pytest.raises(VolumeError, match="version that wrote it; .*forget bad"):
+    with pytest.raises(VolumeError, match=r"version that wrote it; .*forget bad"):
         await known.get("bad")
     assert await known.forget("bad")
     assert await known.unusable() == {}

@@ -7,6 +7,7 @@ The test is the engine: it keeps to the protocol's words and looks at the answer
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -320,6 +321,29 @@ def test_a_read_only_volume_is_read_only(shared: Plugin, disk: OneDisk) -> None:
     with pytest.raises(OSError, match="Read-only"):
         (path / "file").write_text("changed")
     unmounted(shared, "copy")
+
+
+def test_errors_that_end_a_filesystem_are_told(shared: Plugin, disk: OneDisk) -> None:
+    """Here a LUN that somebody makes read-only at the target: of it the session knows nothing."""
+    created(shared, disk)
+    path = mounted(shared)
+    disk.tgt.set_lun_params(disk.tid, 1, readonly=1)
+    write = ["dd", "if=/dev/zero", f"of={path}/file", "bs=4k", "count=1", "conv=fsync"]
+
+    def has_failed() -> bool:
+        assert subprocess.run(write, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode
+        return bool(shared.status("data")["state"] == "failed")
+
+    wait_until(has_failed)
+    told = shared.status("data")["last_error"]
+    assert "DATA PROTECT, write protected" in told
+    assert "writes nothing any more" in told
+    assert told in shared.refused("Mount", Name="data", ID=OTHER)
+    disk.tgt.set_lun_params(disk.tid, 1, readonly=0)
+    unmounted(shared)
+    (mounted(shared) / "file").write_text("again")
+    assert shared.status("data")["state"] == "mounted"
+    unmounted(shared)
 
 
 def test_a_volume_that_could_not_be_taken_down_goes_when_it_can(

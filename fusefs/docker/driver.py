@@ -68,7 +68,7 @@ class Driver:
             ),
             Endpoint(f"{volume}Path", self.path, SHORT_SECONDS),
             Endpoint(f"{volume}Unmount", self.unmount, SHORT_SECONDS),
-            Endpoint(f"{volume}Get", self.get, SHORT_SECONDS),
+            Endpoint(f"{volume}Get", self.get, SHORT_SECONDS, late=_unknown),
             Endpoint(f"{volume}List", self.list, SHORT_SECONDS),
             Endpoint(f"{volume}Capabilities", self.capabilities, SHORT_SECONDS),
         ]
@@ -147,8 +147,22 @@ class Driver:
         return {"Err": ""}
 
     async def get(self, values: Mapping[str, Any], _caller: str) -> Answer:
-        """One volume with its Status."""
-        known = await self._volumes.get(_text(values, "Name"))
+        """One volume with its Status.
+
+        To dockerd every error but a broken connection means that there is none of this name, and
+        `docker run -v` makes an empty local one, which the container fills. So an error is told
+        only of a volume that certainly is not known; its Mount tells of all others.
+        """
+        name = _text(values, "Name")
+        try:
+            known = await self._volumes.get(name)
+        except NoSuchVolume:
+            raise
+        except (VolumeError, IscsiError, OSError) as error:
+            return _unknown(values, in_words(error) if isinstance(error, OSError) else str(error))
+        except Exception as error:
+            log.exception("Get of volume %s: internal error", name)
+            return _unknown(values, f"internal error: {type(error).__name__}: {error}")
         return {"Volume": {**_volume(known), "Status": status_of(known)}, "Err": ""}
 
     async def list(self, _values: Mapping[str, Any], _caller: str) -> Answer:
@@ -221,6 +235,14 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if not isinstance(text, str) or not text:
         raise Refused(f"the request has no {key}")
     return text
+
+
+def _unknown(
+    values: Mapping[str, Any], why: str = "this host's files of volumes do not answer"
+) -> Answer:
+    """Of a volume that may be there: all that is certain."""
+    status = {"state": "failed", "last_error": why}
+    return {"Volume": {"Name": values["Name"], "Mountpoint": "", "Status": status}, "Err": ""}
 
 
 def _volume(known: KnownVolume) -> Answer:

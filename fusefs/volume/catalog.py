@@ -104,6 +104,10 @@ class Catalog:
         """Write one definition, whole or not at all."""
         write_json(self.path(definition.name), definition.to_json())
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a definition, be it as it may."""
+        return self.path(name).exists()
+
     def remove(self, name: str) -> bool:
         """Remove a definition; whether there was one."""
         return remove_file(self.path(name))
@@ -150,8 +154,8 @@ class _Unusable(VolumeError):
         self.name = _name_in(text) or unquote(file.stem)
         super().__init__(
             f"the definition of volume {self.name!r} in {file} cannot be used ({why})",
-            remedy=f"run the version that wrote it; or `pyscsi-init forget {self.name}`, which "
-            f"leaves what is on the LUN, and define the volume again",
+            remedy=f"run the version that wrote it; or `pyscsi-init forget {self.name} "
+            f"--definition`, which leaves what is on the LUN, and define the volume again",
         )
 
 

@@ -235,8 +235,9 @@ class KnownVolumes:
                     await self._take_down(name)
             return gone
 
-    async def forget(self, name: str) -> bool:
-        """Drop the definition of a volume and which unit it was; whether anything was known.
+    async def forget(self, name: str, *, definition: bool = False) -> bool:
+        """Drop which unit a volume was, and its ``definition`` too, whose loss the front door that
+        made it may not see; whether anything was known.
 
         Raises:
             VolumeInUse: somebody uses it, or it is attached.
@@ -246,7 +247,8 @@ class KnownVolumes:
             if users:
                 raise VolumeInUse(name, sorted(users))
             known = await self._manager.forget(name)
-            return await host_call(functools.partial(self._catalog.remove, name)) or known
+            drop = self._catalog.remove if definition else self._catalog.is_there
+            return await host_call(functools.partial(drop, name)) or known
 
     async def restore(self) -> RestoreReport:
         """At a start: clear what was cut off, take down what nobody uses, keep the rest.

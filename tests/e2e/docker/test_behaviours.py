@@ -43,6 +43,24 @@ def test_2_get_of_an_unknown_name_is_no_such_volume(docker: Everyday) -> None:
         docker.engine.docker("volume", "inspect", "nothing")
 
 
+def test_2_a_volume_that_cannot_be_read_is_not_made_a_local_one(docker: Everyday) -> None:
+    """dockerd takes each error of Get for "no such volume", and `run -v` then for a wish."""
+    name = docker.volume()
+    docker.run("-v", f"{name}:/data", script="echo kept > /data/x")
+    file = docker.engine.directory / "state" / "volumes" / f"{name}.json"
+    file.write_text((good := file.read_text()).replace('"version": 1', '"version": 2'))
+    told = docker.run("-v", f"{name}:/data", script="ls /data", check=False)
+    assert "run the version that wrote it" in told
+    assert f"local     {name}" not in docker.engine.docker("volume", "ls")
+    assert name in docker.engine.docker("volume", "ls", "--quiet").split()
+    file.write_text(good)
+    assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "kept"
+    # Which LUN it was is forgotten; that Docker knows it is not.
+    docker.engine.pyscsi_init("forget", name)
+    assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "kept"
+    docker.engine.docker("volume", "rm", name)
+
+
 def test_3_a_volume_that_was_removed_past_docker_can_be_created_again(docker: Everyday) -> None:
     name = docker.volume()
     with docker.client() as client:

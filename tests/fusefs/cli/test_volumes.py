@@ -331,6 +331,8 @@ def test_a_volume_that_is_defined_is_shown(cli: Cli, tmp_path: Path) -> None:
     assert "defined" in cli("status", "data").out
     catalog.path("bad").write_text("{")
     assert "run the version that wrote it" in cli("status", "bad").out
-    assert cli("forget", "bad").status == 0
+    assert cli("forget", "bad", "--definition").status == 0
     assert cli("forget", "data").status == 0
+    assert [each["name"] for each in cli("status", "--json").json] == ["data"]
+    assert cli("forget", "data", "--definition").status == 0
     assert cli("status", "--json").json == []

@@ -143,7 +143,10 @@ def test_a_volume_of_newer_code_does_not_vanish(shared: Plugin, disk: OneDisk) -
     file = shared.state_dir / "volumes" / "data.json"
     file.write_text((good := file.read_text()).replace('"version": 1', '"version": 2'))
     assert shared.call("List")["Volumes"] == [{"Name": "data"}]
-    for call in ("Get", "Mount", "Remove"):
+    # An error of Get would mean to dockerd that there is none, and `docker run` made a local one.
+    status = shared.status("data")
+    assert (status["state"], "version 2, this" in status["last_error"]) == ("failed", True)
+    for call in ("Mount", "Remove"):
         assert "run the version that wrote it" in shared.refused(call, Name="data", ID=ID)
     file.write_text(good)
     shared.call("Remove", Name="data")

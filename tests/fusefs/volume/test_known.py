@@ -103,7 +103,7 @@ async def test_a_definition_that_is_damaged_or_of_newer_code_hides_no_other(
     assert set(await known.unusable()) == {"bad"}
     with pytest.raises(VolumeError, match=r"version that wrote it; .*forget bad"):
         await known.get("bad")
-    assert await known.forget("bad")
+    assert await known.forget("bad", definition=True)
     assert await known.unusable() == {}
 
 

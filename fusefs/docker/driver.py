@@ -12,12 +12,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 
 from fusefs.docker.callers import ASK_AGAIN_SECONDS, Callers
 from fusefs.docker.options import spec_of
+from fusefs.docker.patience import is_young_engine, patiently
 from fusefs.docker.protocol import Answer, Endpoint, Refused
 from fusefs.docker.status import status_of
 from fusefs.errors import NoSuchVolume, VolumeError
@@ -114,7 +116,7 @@ class Driver:
         may_be_again = time.monotonic() - self._started < ASK_AGAIN_SECONDS
         await self._note(self._callers.begin, name, user, caller)
         try:
-            path = await self._volumes.use(name, user)
+            path = await self._use(name, user, caller)
         except BaseException:
             await self._drop(name, user)
             raise
@@ -182,6 +184,12 @@ class Driver:
                 log.info("volume %s: %s", name, error)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    async def _use(self, name: str, user: str, caller: str) -> Path:
+        use = functools.partial(self._volumes.use, name, user)
+        if await host_call(functools.partial(is_young_engine, caller)):
+            return await patiently(use, name)
+        return await use()
 
     async def _release(self, values: Mapping[str, Any]) -> None:
         # The engine does not ask again, whatever comes of it.

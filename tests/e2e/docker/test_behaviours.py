@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -191,6 +192,33 @@ def test_10_a_plugin_that_starts_late_is_waited_for(tmp_path: Path, storage: Sto
         assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "late"
         docker.wait_sessions(name, 0)
         engine.check_nothing_left()
+
+
+@pytest.mark.soak
+def test_10_containers_that_start_at_boot_are_started_once(
+    engine: DockerEngine, storage: Storage
+) -> None:
+    """A restart policy is for containers that ran. So their Mount waits for a target that is not up
+    yet; after a power cut hosts often are before their storage is."""
+    docker = Everyday(engine, storage)
+    name = docker.volume()
+    docker.start("ten", "--restart", "always", "-v", f"{name}:/data")
+    engine.stop_dockerd()
+    docker.wait_sessions(name, 0)
+    storage.tgt.kill()
+    engine.stop_plugin()
+    engine.start_plugin("-v")
+    log = engine.directory / "plugin.log"
+    starting = threading.Thread(target=engine.start_dockerd)
+    starting.start()
+    try:
+        wait_until(lambda: "has just started: it waits" in log.read_text(), 40, "it is tried again")
+    finally:
+        storage.tgt.start()
+        starting.join()
+    assert "Up" in engine.docker("ps", "--format", "{{.Status}}")
+    docker.remove("ten")
+    storage.check_all_is_gone(engine)
 
 
 def test_11_the_path_is_a_real_directory(docker: Everyday) -> None:

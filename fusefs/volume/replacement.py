@@ -20,6 +20,7 @@ import anyio
 
 from fusefs.errors import NotAllowed, VolumeError, WorkerFailed
 from fusefs.process.exchange import HolderIsOlder
+from fusefs.process.holder_client import is_external
 from fusefs.process.launch import wait_for_end
 from fusefs.volume.credentials import credentials_for
 from fusefs.volume.hostcalls import host_call
@@ -62,7 +63,9 @@ async def replace_worker(volume: Pieces, given: Chap | None = None) -> UpgradeRe
         raise WorkerFailed(name, f"it has no worker that could make room ({why})")
     status = await volume.control.call("status")
     is_away = bool(status.get("recovering") or status.get("failed"))
-    is_refused = bool(status.get("recovering") and status.get("secret_refused"))
+    # A worker of older code tells it in words alone.
+    in_words = "authentication failed" in str(status.get("last_error"))
+    is_refused = bool(status.get("recovering") and status.get("secret_refused", in_words))
     chap = await _credentials(volume, given, is_needed=is_refused)
     if is_away and not (is_refused and chap):
         remedy = "give it the secret" if is_refused else "try again when the target is back"
@@ -74,11 +77,12 @@ async def replace_worker(volume: Pieces, given: Chap | None = None) -> UpgradeRe
     async with AsyncExitStack() as asked:
         try:
             successor = await asked.enter_async_context(volume.holder.successor(name, chap))
-        except HolderIsOlder as error:
-            if is_refused or given is not None:
+        except HolderIsOlder:
+            if is_external():
                 raise
-            log.warning("volume %s: %s; it goes on with the one it has", name, error)
-            successor = await asked.enter_async_context(volume.holder.successor(name))
+            log.info("volume %s: the holder is of older code, and is replaced first", name)
+            await volume.holder.renew_holder()
+            successor = await asked.enter_async_context(volume.holder.successor(name, chap))
         began = anyio.current_time()
         # What a target that refuses us has not answered is left to the successor at once.
         patience = {"drain_s": 0.0} if is_refused else {}

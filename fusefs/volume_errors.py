@@ -8,24 +8,48 @@ They hang in the tree of ``fusefs.errors``::
     ├── ContentError
     │   └── NotBlank
     │       └── FormatUnfinished  mkfs was cut off, and it may be another node's (which)
+    ├── NotReleased            its user is still counted, because that could not be written down
     ├── VolumeInUse            it cannot be removed, because somebody uses it (who)
     ├── EndedWithLoss          it is gone, and not everything was written (what)
-    ├── NameInUse
-    │   └── FailedAndThere     a volume of that name has failed, and something is left of it
     ├── AlreadyServed          another process serves here (front doors)
     ├── PlaceTaken             where it was, or wants to be, stands something that is not its own
+    ├── NameInUse
+    │   ├── FailedAndThere     a volume of that name has failed, and something is left of it
+    │   └── StateNotUnderstood  newer code wrote its state, or it is damaged (what)
     └── AlreadyAttached
         └── AttachedElsewhere  under another run directory of this node (which)
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from fusefs.errors import AlreadyAttached, ContentError, NameInUse, NotBlank, VolumeError
 
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "mount that file system for writing",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE=)",
+    errno.ENFILE: "raise fs.file-max",
+}
+
 _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
+
+
+def in_words(error: OSError) -> str:
+    """What failed of the host's own files, why, and what to do."""
+    reason = error.strerror or type(error).__name__
+    text = f"{error.filename}: {reason}" if error.filename else reason
+    remedy = remedy_for(error)
+    return f"{text}; {remedy}" if remedy else text
+
+
+def remedy_for(error: OSError) -> str:
+    """What to do, where the reason alone tells; else empty."""
+    return _REMEDIES.get(error.errno or 0, "")
 
 
 class VolumeInUse(VolumeError):
@@ -39,6 +63,16 @@ class VolumeInUse(VolumeError):
         super().__init__(
             f"volume {name!r} is in use: {who}", remedy="end what uses it, then remove it"
         )
+
+
+class NotReleased(VolumeError):
+    """A user of a volume is counted as before; whoever released it has to come again."""
+
+    def __init__(self, name: str, user: str, error: VolumeError | OSError) -> None:
+        self.name = name
+        self.user = user
+        why = in_words(error) if isinstance(error, OSError) else str(error)
+        super().__init__(f"volume {name!r} is still counted as used by {user[:12]}: {why}")
 
 
 class EndedWithLoss(VolumeError):
@@ -79,6 +113,28 @@ class PlaceTaken(VolumeError):
         self.what = what
         super().__init__(
             f"at {path} {what}, and that is not the volume's", remedy="take it away from there"
+        )
+
+
+class StateNotUnderstood(NameInUse):
+    """What is written down of a volume cannot be used, so nothing is done to it, nor, where it may
+    have the same LUN, beside it."""
+
+    def __init__(self, name: str, problem: str, *, beside: str = "") -> None:
+        """``beside`` is the volume that is refused for it, if that is another one."""
+        self.name = name
+        self.difference = problem
+        text = f"volume {name!r} is left as it is: its state file {problem}"
+        if beside:
+            text = (
+                f"which LUN volume {name!r} has is not known (its state file {problem}); were it "
+                f"that of volume {beside!r}, its filesystem would be destroyed"
+            )
+        VolumeError.__init__(
+            self,
+            text,
+            remedy=f"run the version that wrote it; or `pyscsi-init umount {name} --force`, which "
+            f"loses what is not written",
         )
 
 

@@ -22,6 +22,7 @@ from fusefs.cli import output
 from fusefs.cli.exit_codes import BROKEN_PIPE, FAILED, is_expected, status_of, table_text
 from fusefs.cli.output import Invocation, OutputClosed
 from fusefs.cli.signals import Stopped
+from fusefs.volume_errors import in_words
 
 PROGRAM = "pyscsi-init"
 
@@ -144,8 +145,7 @@ def _sentence(error: BaseException) -> str:
         where = error.ctx.command_path if error.ctx else PROGRAM
         return f"{error.format_message()} See `{where} --help`."
     if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror}"
+        return in_words(error)
     text = str(error) or type(error).__name__
     return " | ".join(line.strip() for line in text.splitlines() if line.strip())
 

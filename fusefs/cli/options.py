@@ -264,6 +264,21 @@ def login_options(*, backend: bool) -> Callable[[Command], Command]:
     return decorate
 
 
+def secret_options(command: Command) -> Command:
+    """The options for a CHAP secret alone; the command gets them as ``login``."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in _OPTION_NAMES & kwargs.keys()}
+        login = LoginOptions(**values, initiator_name=None, settings=(), config=None)
+        return command(*args, login=login, **kwargs)
+
+    decorated: Any = wrapper
+    for option in reversed([*_OPTIONS[:4], *_REFUSED]):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
 def without_waiting(login: LoginOptions) -> Settings:
     """Settings for commands that ask a few questions: a lost session ends them at once."""
     return login.session_settings(Settings(recovery_timeout=0))

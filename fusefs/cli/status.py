@@ -35,7 +35,7 @@ def status(invocation: Invocation, name: str | None) -> None:
         try:
             return [await manager.get(name)]
         except NoSuchVolume:
-            if any(each.name == name for each in _defined(manager)):
+            if name in {each.name for each in _defined(manager)}:
                 return []
             raise
 
@@ -70,7 +70,12 @@ def status(invocation: Invocation, name: str | None) -> None:
 
 def _defined(manager: VolumeManager) -> list[VolumeStatus]:
     """What is known by a definition, as a volume that is not attached."""
-    return [
+    catalog = Catalog(manager.directories.definitions)
+    unusable = [
+        VolumeStatus(name=name, state="failed", last_error=why)
+        for name, why in catalog.unusable().items()
+    ]
+    return unusable + [
         VolumeStatus(
             name=each.name,
             url=each.spec.url,
@@ -80,7 +85,7 @@ def _defined(manager: VolumeManager) -> list[VolumeStatus]:
             on_disconnect=each.spec.on_disconnect,
             durability=each.spec.durability,
         )
-        for each in Catalog(manager.directories.definitions).all()
+        for each in catalog.all()
     ]
 
 

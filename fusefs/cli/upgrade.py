@@ -7,13 +7,13 @@ work.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
 from fusefs.cli import output, runner
 from fusefs.cli.exit_codes import HOST
-from fusefs.cli.options import common_options, json_option
+from fusefs.cli.options import LoginOptions, common_options, json_option, secret_options
 from fusefs.cli.output import Invocation
 from fusefs.cli.volumes import require_root
 from fusefs.errors import VolumeError
@@ -26,13 +26,19 @@ from pyscsi_init.errors import IscsiError
 @click.command(epilog="\b\nExample:\n  pyscsi-init upgrade disk1\n  pyscsi-init upgrade --all")
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="All volumes, and the process that holds them.")
+@secret_options
 @json_option
 @common_options
 @click.pass_obj
-def upgrade(invocation: Invocation, name: str | None, every: bool) -> int:
-    """Go on with the installed code, without an I/O error; says how long I/O paused."""
+def upgrade(invocation: Invocation, name: str | None, every: bool, login: LoginOptions) -> int:
+    """Go on with the installed code, without an I/O error; says how long I/O paused.
+
+    Secrets are read again from the files that a volume names, or here from other ones.
+    """
     if every == (name is not None):
         raise click.UsageError("Name one volume, or give --all.")
+    if every and login.chap_secret_file is not None:
+        raise click.UsageError("A secret is that of one volume: name it.")
     require_root("replace the worker of a volume")
     manager = VolumeManager(LinuxHost())
     reports: list[UpgradeReport] = []
@@ -47,7 +53,12 @@ def upgrade(invocation: Invocation, name: str | None, every: bool) -> int:
         await manager.holder.renew_zygote()
         for each in names:
             try:
-                reports.append(await manager.upgrade(each))
+                chap = None
+                if login.chap_secret_file is not None:
+                    spec = await manager.spec_of(each)
+                    user = login.chap_user or spec.chap_user or None
+                    chap = replace(login, chap_user=user).credentials(spec.address)
+                reports.append(await manager.upgrade(each, chap))
             except (VolumeError, IscsiError) as error:
                 if not every:
                     raise

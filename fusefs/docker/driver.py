@@ -12,17 +12,21 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 
 from fusefs.docker.callers import ASK_AGAIN_SECONDS, Callers
 from fusefs.docker.options import spec_of
+from fusefs.docker.patience import is_young_engine, patiently
 from fusefs.docker.protocol import Answer, Endpoint, Refused
 from fusefs.docker.status import status_of
 from fusefs.errors import NoSuchVolume, VolumeError
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.known import KnownVolume, KnownVolumes
+from fusefs.volume_errors import NotReleased, in_words
+from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.docker")
 
@@ -41,6 +45,8 @@ class Driver:
         self._callers = callers
         self._noting = anyio.Lock()
         self._started = time.monotonic()
+        self._owed: list[tuple[str, str]] = []
+        """Volume and user of each Unmount that could not be counted: nobody asks again."""
         self.called: Callable[[str], None] = lambda _caller: None
         """Told of each caller, for those who want to know of new ones."""
 
@@ -64,7 +70,7 @@ class Driver:
             ),
             Endpoint(f"{volume}Path", self.path, SHORT_SECONDS),
             Endpoint(f"{volume}Unmount", self.unmount, SHORT_SECONDS),
-            Endpoint(f"{volume}Get", self.get, SHORT_SECONDS),
+            Endpoint(f"{volume}Get", self.get, SHORT_SECONDS, late=_unknown),
             Endpoint(f"{volume}List", self.list, SHORT_SECONDS),
             Endpoint(f"{volume}Capabilities", self.capabilities, SHORT_SECONDS),
         ]
@@ -110,9 +116,9 @@ class Driver:
         may_be_again = time.monotonic() - self._started < ASK_AGAIN_SECONDS
         await self._note(self._callers.begin, name, user, caller)
         try:
-            path = await self._volumes.use(name, user)
+            path = await self._use(name, user, caller)
         except BaseException:
-            await self._note(self._callers.drop, name, user)
+            await self._drop(name, user)
             raise
         if may_be_again:
             with anyio.CancelScope(shield=True):
@@ -143,23 +149,68 @@ class Driver:
         return {"Err": ""}
 
     async def get(self, values: Mapping[str, Any], _caller: str) -> Answer:
-        """One volume with its Status."""
-        known = await self._volumes.get(_text(values, "Name"))
+        """One volume with its Status.
+
+        To dockerd every error but a broken connection means that there is none of this name, and
+        `docker run -v` makes an empty local one, which the container fills. So an error is told
+        only of a volume that certainly is not known; its Mount tells of all others.
+        """
+        name = _text(values, "Name")
+        try:
+            known = await self._volumes.get(name)
+        except NoSuchVolume:
+            raise
+        except (VolumeError, IscsiError, OSError) as error:
+            return _unknown(values, in_words(error) if isinstance(error, OSError) else str(error))
+        except Exception as error:
+            log.exception("Get of volume %s: internal error", name)
+            return _unknown(values, f"internal error: {type(error).__name__}: {error}")
         return {"Volume": {**_volume(known), "Status": status_of(known)}, "Err": ""}
 
     async def list(self, _values: Mapping[str, Any], _caller: str) -> Answer:
-        """Every volume, without Status."""
-        return {"Volumes": [_volume(known) for known in await self._volumes.list()], "Err": ""}
+        """Every volume, without Status; also one that newer code has defined, which has a name."""
+        found = [_volume(known) for known in await self._volumes.list()]
+        found += [{"Name": name} for name in await self._volumes.unusable()]
+        return {"Volumes": found, "Err": ""}
+
+    async def release_owed(self) -> None:
+        """Give back what could not be given back when the engine asked for it, as on a full disk.
+        Our successor finds it by the notes of who took it."""
+        owed, self._owed = self._owed, []
+        for name, user in owed:
+            try:
+                await self._give_back(name, user)
+            except (VolumeError, IscsiError, OSError) as error:
+                log.info("volume %s: %s", name, error)
 
     # -- inside -----------------------------------------------------------------------------------
 
+    async def _use(self, name: str, user: str, caller: str) -> Path:
+        use = functools.partial(self._volumes.use, name, user)
+        if await host_call(functools.partial(is_young_engine, caller)):
+            return await patiently(use, name)
+        return await use()
+
     async def _release(self, values: Mapping[str, Any]) -> None:
-        name, user = str(values["Name"]), str(values["ID"])
+        # The engine does not ask again, whatever comes of it.
+        await self._give_back(str(values["Name"]), str(values["ID"]))
+
+    async def _give_back(self, name: str, user: str) -> None:
         try:
             await self._volumes.release(name, user)
-        finally:
-            # The engine does not ask again, whatever came of it.
+        except NotReleased:
+            self._owed.append((name, user))
+            raise
+        except BaseException:
+            await self._drop(name, user)
+            raise
+        await self._drop(name, user)
+
+    async def _drop(self, name: str, user: str) -> None:
+        try:
             await self._note(self._callers.drop, name, user)
+        except OSError as error:  # the count says it too, and is written
+            log.warning("volume %s: a note of a Mount stays: %s", name, in_words(error))
 
     async def _count_once(self, name: str, user: str) -> None:
         """A Mount that an earlier process of ours was cut off in is this one, asked again.
@@ -192,6 +243,14 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if not isinstance(text, str) or not text:
         raise Refused(f"the request has no {key}")
     return text
+
+
+def _unknown(
+    values: Mapping[str, Any], why: str = "this host's files of volumes do not answer"
+) -> Answer:
+    """Of a volume that may be there: all that is certain."""
+    status = {"state": "failed", "last_error": why}
+    return {"Volume": {"Name": values["Name"], "Mountpoint": "", "Status": status}, "Err": ""}
 
 
 def _volume(known: KnownVolume) -> Answer:

@@ -43,6 +43,7 @@ class DockerFrontDoor:
         self._reconciler = Reconciler(self._volumes, callers, Engine(docker_host))
         self._driver = Driver(self._volumes, callers)
         self._driver.called = self._reconciler.called
+        self._reconciler.release_owed = self._driver.release_owed
         self._server = PluginServer(self._driver.endpoints(), listener)
 
     def reload(self) -> None:

@@ -31,6 +31,8 @@ class Endpoint:
     undo: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None
     """Takes back what a call did whose caller is gone. Endpoints that have one are cancelled when
     the caller goes, or at the deadline; the others go on to their end."""
+    late: Callable[[Mapping[str, Any]], Answer] | None = None
+    """What is answered at the deadline, where an error would say something that is not so."""
     answered: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None
     """Told when the answer has been sent."""
 

@@ -25,9 +25,11 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from fusefs.docker.callers import ASK_AGAIN_SECONDS, Call, Callers
 from fusefs.docker.engine import Engine, EngineSilent
@@ -69,6 +71,8 @@ class Reconciler:
         self._silent = ""
         self._started = time.monotonic()
         self._begun = callers.begun
+        self.release_owed: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+        """Called with each look: for what could not be given back when it was asked for."""
 
     def ask(self) -> None:
         """Have it look now."""
@@ -86,6 +90,7 @@ class Reconciler:
         while True:
             self._asked = anyio.Event()
             try:
+                await self.release_owed()
                 await self.take_down_unused()
                 await self.look()
             except EngineSilent as error:

@@ -31,6 +31,7 @@ import anyio.abc
 from fusefs.docker.callers import process_of
 from fusefs.docker.protocol import MEDIA_TYPE, Endpoint, Gone, Refused
 from fusefs.errors import NotAllowed, VolumeError
+from fusefs.volume_errors import in_words
 from pyscsi_init.errors import IscsiError
 
 try:
@@ -130,8 +131,9 @@ class PluginServer:
                 answer = await self._revocably(endpoint, values, caller, request)
             else:
                 answer = await self._to_its_end(endpoint, values, caller)
-        except (VolumeError, IscsiError, OSError, TimeoutError) as error:
-            return self._error(endpoint, str(error) or type(error).__name__)
+        except (VolumeError, IscsiError, OSError) as error:
+            text = in_words(error) if isinstance(error, OSError) else str(error)
+            return self._error(endpoint, text or type(error).__name__)
         except Exception as error:
             log.exception("%s: internal error", endpoint.name)
             return self._error(endpoint, f"internal error: {type(error).__name__}: {error}")
@@ -204,6 +206,8 @@ class PluginServer:
         with anyio.move_on_after(endpoint.deadline_s):
             await over.wait()
         if outcome.answer is None and outcome.fault is None:
+            if endpoint.late is not None:
+                return endpoint.late(values)
             raise VolumeError(
                 f"it is not over after {endpoint.deadline_s:g} s and goes on",
                 remedy="`docker volume inspect` shows what it waits for",

@@ -65,6 +65,8 @@ class ChannelStatistics:
     bytes_written: int = 0
     errors: int = 0
     """Reads, writes, flushes and discards that were answered with an errno."""
+    last_error: str = ""
+    """Why the last of them was."""
     in_flight: int = 0
     max_in_flight: int = 0
 

@@ -318,6 +318,7 @@ class InFlight:
             # What the device does not have is no error of it: the kernel does it another way.
             if number != errno.EOPNOTSUPP:
                 self._statistics.errors += 1
+                self._statistics.last_error = str(error)
             self.send(abi.error_reply(request.unique, number or errno.EIO))
             request.error = None
         self.clear(request)

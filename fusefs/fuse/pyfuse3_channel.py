@@ -131,6 +131,7 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
 
     def _failure(self, error: Exception) -> Exception:
         self._statistics.errors += 1
+        self._statistics.last_error = str(error)
         return pyfuse3.FUSEError(errno_of(error))
 
     # -- names and attributes -------------------------------------------------------------------
@@ -204,6 +205,7 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
         refusal = self._file.refuse_write(off, len(buf))
         if refusal:
             self._statistics.errors += 1
+            self._statistics.last_error = os.strerror(refusal)
         self._refuse_if(refusal)
         size = self._file.readable(off, len(buf))
         data = buf if size == len(buf) else memoryview(buf)[:size]

@@ -61,6 +61,13 @@ class HolderEnded(WorkerFailed):
     """The holder went away without an answer."""
 
 
+class HolderIsOlder(WorkerFailed):
+    """The holder runs code that cannot do what is asked of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "its holder is of older code and takes no other CHAP secret")
+
+
 def connected(run: Path) -> socket.socket | None:
     try:
         directory = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -145,8 +152,8 @@ async def result_of(
         return dict(packet.values["result"])
 
 
-async def noted(connection: socket.socket, name: str) -> None:
-    """Wait for the word that comes before a result that takes its time.
+async def noted(connection: socket.socket, name: str) -> Mapping[str, Any]:
+    """Wait for the word that comes before a result that takes its time; what it says.
 
     Raises:
         WorkerFailed: there will be no result.
@@ -158,6 +165,7 @@ async def noted(connection: socket.socket, name: str) -> None:
         raise WorkerFailed(name, "the holder does not answer") from None
     if "ok" in packet.values:
         raise WorkerFailed(name, str(packet.values.get("error")))
+    return packet.values
 
 
 async def _next(connection: socket.socket, name: str) -> Packet:

@@ -15,6 +15,7 @@ from fusefs.fuse import Channel
 from fusefs.host import Refusal
 from pyscsi_init import BlockDevice, Identity, LogicalUnit, Session
 from pyscsi_init.device import Fence
+from pyscsi_init.errors import AuthenticationFailed, TargetAuthenticationFailed
 from pyscsi_init.names import isid_text
 from pyscsi_init.transport import Network
 
@@ -70,6 +71,11 @@ def ready_facts(
     return facts
 
 
+def is_of_the_secret(error: BaseException | None) -> bool:
+    """Whether another CHAP secret may be what a login needs."""
+    return isinstance(error, (AuthenticationFailed, TargetAuthenticationFailed))
+
+
 def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     """The reply to ``status``."""
     io = dataclasses.asdict(channel.statistics)
@@ -77,12 +83,13 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
     flushed, unknown = io.pop("flushed_writes"), io.pop("unflushed_before")
     unflushed = None if unknown else max(0, io["writes"] - flushed)
     io["unflushed_writes"] = 0 if channel.file.fua else unflushed
+    io_error = io.pop("last_error")
     status: dict[str, Any] = {
         "size_bytes": device.size_bytes,
         "io": io,
         "recovering": False,
         "recoveries": 0,
-        "last_error": "",
+        "last_error": io_error,
     }
     if isinstance(device, LogicalUnit):
         session = device.session
@@ -92,5 +99,8 @@ def status_facts(device: BlockDevice, channel: Channel) -> dict[str, Any]:
         status["recovering"] = session.recovering and session.failed is None
         status["failed"] = str(session.failed) if session.failed else ""
         status["recoveries"] = session.statistics.recoveries
-        status["last_error"] = str(session.last_error) if session.last_error else ""
+        # What whoever uses the volume was told comes before an outage that is over.
+        if session.last_error and (session.recovering or session.failed or not io_error):
+            status["last_error"] = str(session.last_error)
+        status["secret_refused"] = is_of_the_secret(session.last_error)
     return status

@@ -253,7 +253,10 @@ class Holder:
         ):
             self._peers.refuse(peer, "the holder has no worker of it that could be replaced")
             return
-        self._peers.send(peer, {"noted": True})
+        if packet.payload:  # only what the next workers log in with; this one goes on as it is
+            document = json.loads(volume.document) | json.loads(packet.payload)
+            volume.document = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+        self._peers.send(peer, {"noted": True, "credentials": True})
 
         def told(error: str) -> None:
             if error:

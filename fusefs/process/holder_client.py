@@ -27,6 +27,7 @@ from fusefs.process.exchange import (
     ANSWER_SECONDS,
     HeldFacts,
     HolderEnded,
+    HolderIsOlder,
     HolderStatus,
     collecting,
     connected,
@@ -41,9 +42,10 @@ from fusefs.process.launch import (
     code_of_this_process,
     spawn_holder,
 )
-from fusefs.process.messages import StartDocument
+from fusefs.process.messages import StartDocument, encode_chap, encode_line
 from fusefs.process.packets import Packet, peer_of
 from fusefs.process.pids import WorkerIdentity
+from pyscsi_init.secret import Chap
 
 START_SECONDS = 20.0
 """For a holder to be there, and for a zygote that imports everything on a slow machine."""
@@ -204,18 +206,24 @@ class HolderClient:
     # -- replacing --------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def successor(self, name: str) -> AsyncIterator[Callable[[float], Any]]:
+    async def successor(
+        self, name: str, chap: Chap | None = None
+    ) -> AsyncIterator[Callable[[float], Any]]:
         """Inside, the worker is to be made to end; the yielded function then waits, at most so many
-        seconds, until its successor serves, and returns what ``status`` says of it.
+        seconds, until its successor serves, and returns what ``status`` says of it. With ``chap``
+        that one and all after it log in with other credentials.
 
         The function raises WorkerFailed if there will be none. Entering raises it where the holder
-        would start none: then the worker must go on.
+        would start none, or knows nothing of credentials: then the worker must go on.
         """
         connection = await self._connect(start=True)
         assert connection is not None  # noqa: S101  (it was started)
         with connection:
-            await send(connection, {"request": "successor", "name": name})
-            await noted(connection, name)
+            credentials = encode_line({"chap": encode_chap(chap)}) if chap else b""
+            await send(connection, {"request": "successor", "name": name}, credentials)
+            told = await noted(connection, name)
+            if chap and not told.get("credentials"):
+                raise HolderIsOlder(name)
 
             async def wait(seconds: float) -> Mapping[str, Any]:
                 try:

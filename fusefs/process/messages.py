@@ -60,7 +60,7 @@ class StartDocument:
             {
                 "version": START_VERSION,
                 "spec": self.spec.to_json(),
-                "chap": _encode_chap(self.chap),
+                "chap": encode_chap(self.chap),
                 "isid": self.isid.hex(),
                 "directory": self.directory,
                 "fuse_directory": self.fuse_directory,
@@ -97,7 +97,8 @@ class StartDocument:
         return f"<StartDocument of {self.spec.name!r}>"
 
 
-def _encode_chap(chap: Chap | None) -> dict[str, Any] | None:
+def encode_chap(chap: Chap | None) -> dict[str, Any] | None:
+    """Credentials as they stand in a start document."""
     if chap is None:
         return None
     mutual = chap.mutual_secret

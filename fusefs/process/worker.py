@@ -43,7 +43,7 @@ from fusefs.fuse import Channel, RequestSlots, make_channel
 from fusefs.host import Host, Refusal
 from fusefs.process import pulse
 from fusefs.process.control import DESCRIPTORS, ControlServer
-from fusefs.process.facts import ready_facts, status_facts
+from fusefs.process.facts import is_of_the_secret, ready_facts, status_facts
 from fusefs.process.growth import LoopGrowth, refreshed_size
 from fusefs.process.inherited import Inherited, document_pipe
 from fusefs.process.messages import BadMessage, StartDocument
@@ -314,6 +314,7 @@ class Worker:
             "recovering": take_over.is_waiting,
             "failed": str(take_over.failed or ""),
             "last_error": str(take_over.last_error or ""),
+            "secret_refused": is_of_the_secret(take_over.last_error),
         }
 
     async def _on_flush(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -352,7 +353,7 @@ class Worker:
                 await self._mount.remove(self._over.is_set)
                 self._over.set()
 
-    async def _on_make_room(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _on_make_room(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer what was taken, and end; the mount and what the kernel still wants stay."""
         _, channel = self._parts()
         if self._slots is None:
@@ -362,7 +363,7 @@ class Worker:
                 remedy="detach the volume and attach it again, with --fuse native",
             )
         channel.stop()
-        with anyio.move_on_after(DRAIN_S):
+        with anyio.move_on_after(float(request.get("drain_s", DRAIN_S))):
             await self._drained.wait()
         if self._slots.outstanding():
             # Not in this time: the successor does the rest again, after its barrier.

@@ -27,10 +27,16 @@ from fusefs.volume.locks import file_lock
 from fusefs.volume.paths import Directories
 from fusefs.volume.pieces import Pieces
 from fusefs.volume.resize import with_present_size
-from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
+from fusefs.volume.state import (
+    StateUnreadable,
+    VolumeState,
+    boot_id,
+    load_state,
+    placeholder_state,
+)
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import take_down, take_down_by_force
-from fusefs.volume_errors import AttachedElsewhere, FailedAndThere
+from fusefs.volume_errors import AttachedElsewhere, FailedAndThere, StateNotUnderstood
 
 log = logging.getLogger("fusefs.volume")
 
@@ -82,12 +88,12 @@ class VolumeAccess:
 
         Raises:
             NoSuchVolume: there is none of this name.
-            NameInUse: there is one, and its state file cannot be read.
+            StateNotUnderstood: there is one, and its state file cannot be read.
         """
         try:
             return (await self._existing(name)).state.spec
         except StateUnreadable as error:
-            raise NameInUse(name, difference=f"its state file {error}") from error
+            raise StateNotUnderstood(name, str(error)) from error
 
     @asynccontextmanager
     async def _lock(self, name: str, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -133,7 +139,7 @@ class VolumeAccess:
         except NoSuchVolume:
             return
         except StateUnreadable as error:
-            raise NameInUse(spec.name, difference=f"its state file {error}") from error
+            raise StateNotUnderstood(spec.name, str(error)) from error
         now = await status.look(volume)
         if now.failed and not is_at_rest(volume.state):
             await take_down_by_force(volume)
@@ -164,7 +170,7 @@ class VolumeAccess:
         except NoSuchVolume:
             return None
         except StateUnreadable as error:
-            raise NameInUse(spec.name, difference=f"its state file {error}") from error
+            raise StateNotUnderstood(spec.name, str(error)) from error
         now = await status.look(volume)
         if now.failed and not is_at_rest(volume.state):
             await take_down_by_force(volume)
@@ -204,6 +210,12 @@ class VolumeAccess:
                 other = await host_call(functools.partial(with_present_size, pieces))
             if same(state, other):
                 raise AlreadyAttached(state.name, other=other.name)
+        for name, problem in (
+            await host_call(functools.partial(listing.not_understood, self._directories))
+        ).items():
+            lives = self._pieces(placeholder_state(name), held.get(name)).is_served()
+            if lives and name != state.name:
+                raise StateNotUnderstood(name, problem, beside=state.name)
 
     @asynccontextmanager
     async def _admission(self, mountpoint: str, state: VolumeState) -> AsyncIterator[None]:

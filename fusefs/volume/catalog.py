@@ -8,6 +8,7 @@ is not known here. Everything here blocks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from fusefs.errors import InvalidSpec, VolumeError
 from fusefs.spec import VolumeSpec, volume_dir_name
@@ -81,6 +83,7 @@ class Catalog:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._told: set[str] = set()
 
     def path(self, name: str) -> Path:
         """Where the definition of ``name`` lies, or would."""
@@ -101,14 +104,33 @@ class Catalog:
         """Write one definition, whole or not at all."""
         write_json(self.path(definition.name), definition.to_json())
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a definition, be it as it may."""
+        return self.path(name).exists()
+
     def remove(self, name: str) -> bool:
         """Remove a definition; whether there was one."""
         return remove_file(self.path(name))
 
     def all(self) -> list[Definition]:
-        """Every definition that can be read, by name; a damaged one is told of and left out,
-        because the others are none the worse for it."""
-        found = []
+        """Every definition that can be read, by name; of the others see :meth:`unusable`."""
+        found = [each for each in self._read_all() if isinstance(each, Definition)]
+        return sorted(found, key=lambda each: each.name)
+
+    def unusable(self) -> dict[str, str]:
+        """Name and reason of every definition that newer code wrote or that is damaged: the others
+        are none the worse for it. Each reason is logged once."""
+        found = {}
+        for each in self._read_all():
+            if isinstance(each, _Unusable):
+                found[each.name] = str(each)
+                if str(each) not in self._told:
+                    self._told.add(str(each))
+                    log.warning("%s", each)
+        return found
+
+    def _read_all(self) -> list[Definition | _Unusable]:
+        found: list[Definition | _Unusable] = []
         try:
             files = sorted(self._directory.glob("*.json"))
         except OSError:
@@ -120,14 +142,34 @@ class Catalog:
                 found.append(_read(file))
             except FileNotFoundError:
                 continue
-            except VolumeError as error:
-                log.warning("%s", error)
-        return sorted(found, key=lambda each: each.name)
+            except _Unusable as error:
+                found.append(error)
+        return found
+
+
+class _Unusable(VolumeError):
+    """A definition that newer code wrote, or that is damaged."""
+
+    def __init__(self, file: Path, text: str, why: Exception) -> None:
+        self.name = _name_in(text) or unquote(file.stem)
+        super().__init__(
+            f"the definition of volume {self.name!r} in {file} cannot be used ({why})",
+            remedy=f"run the version that wrote it; or `pyscsi-init forget {self.name} "
+            f"--definition`, which leaves what is on the LUN, and define the volume again",
+        )
+
+
+def _name_in(text: str) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(text)["spec"]["name"])
+    return ""
 
 
 def _read(file: Path) -> Definition:
+    text = ""
     try:
-        return Definition.from_json(json.loads(file.read_text(encoding="utf-8")))
+        text = file.read_text(encoding="utf-8")
+        return Definition.from_json(json.loads(text))
     except FileNotFoundError:
         raise
     except (
@@ -139,7 +181,4 @@ def _read(file: Path) -> Definition:
         ConfigurationError,
         InvalidSpec,
     ) as error:
-        raise VolumeError(
-            f"the definition of a volume in {file} cannot be used ({error})",
-            remedy="remove the file and define the volume again",
-        ) from error
+        raise _Unusable(file, text, error) from error

@@ -23,7 +23,7 @@ from fusefs.errors import InvalidSpec
 from fusefs.host import MountEntry
 from fusefs.spec import VolumeSpec, volume_dir_name
 from fusefs.volume.paths import Directories, VolumePaths
-from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_state
+from fusefs.volume.state import StateUnreadable, VolumeState, boot_id, load_understood
 from pyscsi_init.transport import Network
 
 
@@ -153,7 +153,7 @@ def volume_of_unit(
         return None
     for entry in entries:
         try:
-            state = load_state(VolumePaths(entry).state)
+            state = load_understood(VolumePaths(entry).state)
         except StateUnreadable:
             continue
         if state is None or state.boot_id != boot_id():

@@ -40,7 +40,7 @@ from fusefs.volume.restore import RestoreReport
 from fusefs.volume.state import StateUnreadable, VolumeState, load_state, remove_file
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.uses import load_users, save_users
-from fusefs.volume_errors import VolumeInUse
+from fusefs.volume_errors import NotReleased, StateNotUnderstood, VolumeInUse
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -159,6 +159,10 @@ class KnownVolumes:
         definitions = await host_call(self._catalog.all)
         return [await self._known(each, present.get(each.name)) for each in definitions]
 
+    async def unusable(self) -> dict[str, str]:
+        """Every volume that is known by name and whose definition cannot be used, with why."""
+        return await host_call(self._catalog.unusable)
+
     # -- who uses them ----------------------------------------------------------------------------
 
     async def use(self, name: str, user: str) -> Path:
@@ -194,18 +198,27 @@ class KnownVolumes:
         """Count ``user`` once less; the last one has the volume unmounted and detached. Unknown
         volume or user: fine.
 
-        Raises: what an orderly end raises; the user is gone all the same, and the volume stays
-            until the next use, release, ``remove`` or ``restore``.
+        Raises:
+            NotReleased: the user is counted as before.
+            and what an orderly end raises: the user is gone all the same, and the volume stays
+                until the next use, release, ``remove`` or ``restore``.
         """
-        async with self._lock(name):
-            users = await self._users(name)
-            if user in users:
-                users[user] -= 1
-                if not users[user]:
-                    del users[user]
-                await self._save_users(name, users)
-            if not users:
-                await self._take_down(name)
+        is_counted = True
+        try:
+            async with self._lock(name):
+                users = await self._users(name)
+                if user in users:
+                    users[user] -= 1
+                    if not users[user]:
+                        del users[user]
+                    await self._save_users(name, users)
+                is_counted = False
+                if not users:
+                    await self._take_down(name)
+        except (VolumeError, OSError) as error:
+            if not is_counted:
+                raise
+            raise NotReleased(name, user, error) from error
 
     async def forget_users(self, name: str, keep: Set[str]) -> tuple[str, ...]:
         """Drop every user that is not in ``keep``, however often it came, and return them; where
@@ -222,8 +235,9 @@ class KnownVolumes:
                     await self._take_down(name)
             return gone
 
-    async def forget(self, name: str) -> bool:
-        """Drop the definition of a volume and which unit it was; whether anything was known.
+    async def forget(self, name: str, *, definition: bool = False) -> bool:
+        """Drop which unit a volume was, and its ``definition`` too, whose loss the front door that
+        made it may not see; whether anything was known.
 
         Raises:
             VolumeInUse: somebody uses it, or it is attached.
@@ -233,7 +247,8 @@ class KnownVolumes:
             if users:
                 raise VolumeInUse(name, sorted(users))
             known = await self._manager.forget(name)
-            return await host_call(functools.partial(self._catalog.remove, name)) or known
+            drop = self._catalog.remove if definition else self._catalog.is_there
+            return await host_call(functools.partial(drop, name)) or known
 
     async def restore(self) -> RestoreReport:
         """At a start: clear what was cut off, take down what nobody uses, keep the rest.
@@ -299,7 +314,7 @@ class KnownVolumes:
         try:
             return await host_call(functools.partial(load_state, path))
         except StateUnreadable as error:
-            raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            raise StateNotUnderstood(name, str(error)) from error
 
     async def _known(self, definition: Definition, status: VolumeStatus | None) -> KnownVolume:
         users: dict[str, int] = {}

@@ -8,7 +8,7 @@ import os
 from fusefs.errors import NoSuchVolume, NotAllowed
 from fusefs.volume.checks import name_of_directory, resolve_parent
 from fusefs.volume.paths import Directories
-from fusefs.volume.state import StateUnreadable, VolumeState, load_state
+from fusefs.volume.state import StateUnreadable, VolumeState, load_understood
 
 
 def names(directories: Directories) -> list[str]:
@@ -31,15 +31,24 @@ def names(directories: Directories) -> list[str]:
 
 
 def states(directories: Directories) -> list[VolumeState]:
-    """The state of every volume that has one that can be read."""
-    found = []
+    """The state of every volume that has one, also of one that newer code wrote, if that says at
+    least where its LUN is."""
+    return [state for _, state in _all(directories) if isinstance(state, VolumeState)]
+
+
+def not_understood(directories: Directories) -> dict[str, str]:
+    """Every other volume that has a state: name, and what is wrong with it."""
+    found = _all(directories)
+    return {name: str(state) for name, state in found if isinstance(state, StateUnreadable)}
+
+
+def _all(directories: Directories) -> list[tuple[str, VolumeState | StateUnreadable | None]]:
+    found: list[tuple[str, VolumeState | StateUnreadable | None]] = []
     for name in names(directories):
         try:
-            state = load_state(directories.volume(name).state)
-        except StateUnreadable:
-            continue
-        if state is not None:
-            found.append(state)
+            found.append((name, load_understood(directories.volume(name).state)))
+        except StateUnreadable as problem:
+            found.append((name, problem))
     return found
 
 

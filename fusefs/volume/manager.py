@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from fusefs.errors import InvalidSpec, MountBusy, NoSuchVolume, VolumeError
+from fusefs.errors import InvalidSpec, MountBusy, NoSuchVolume
 from fusefs.process.exchange import HeldFacts
 from fusefs.process.holder_client import is_external
 from fusefs.spec import VolumeSpec
@@ -37,7 +37,7 @@ from fusefs.volume.state import (
 )
 from fusefs.volume.status import VolumeStatus
 from fusefs.volume.teardown import DetachReport, take_down, take_down_by_force
-from fusefs.volume_errors import VolumeInUse
+from fusefs.volume_errors import StateNotUnderstood, VolumeInUse
 from pyscsi_init.secret import Chap
 
 Spare = Callable[[VolumeState], Awaitable[bool]]
@@ -192,7 +192,7 @@ class VolumeManager(Publishing, Restoring):
         try:
             return await self._existing(name)
         except StateUnreadable as error:
-            raise VolumeError(f"the state file of volume {name!r} {error}") from error
+            raise StateNotUnderstood(name, str(error)) from error
 
     # -- back to nothing --------------------------------------------------------------------------
 
@@ -223,9 +223,7 @@ class VolumeManager(Publishing, Restoring):
             volume = await self._existing(name)
         except StateUnreadable as error:
             if not force:
-                raise VolumeError(
-                    f"the state file of volume {name!r} {error}", remedy="detach it by force"
-                ) from error
+                raise StateNotUnderstood(name, str(error)) from error
             volume = self._pieces(placeholder_state(name))
         mountpoint = volume.state.mountpoint
         if (
@@ -309,17 +307,19 @@ class VolumeManager(Publishing, Restoring):
 
     # -- newer code -------------------------------------------------------------------------------
 
-    async def upgrade(self, name: str) -> UpgradeReport:
-        """Replace the volume's worker by one of the present zygote, without an I/O error.
+    async def upgrade(self, name: str, credentials: Chap | None = None) -> UpgradeReport:
+        """Replace the volume's worker by one of the present zygote, without an I/O error. It logs
+        in with ``credentials``, else with what the volume's secret files say now, else as before.
 
         Raises:
             NoSuchVolume: there is none of this name.
-            VolumeError: its state file cannot be read.
+            StateNotUnderstood: its state file cannot be read.
             NotAllowed: it is served by libfuse; nothing was done.
-            WorkerFailed: it has no worker, its target is away (nothing was done then), or the
-                successor does not serve.
+            WorkerFailed: it has no worker, its target is away and does not just refuse the secret
+                (nothing was done then), or the successor does not serve.
+            SecretError: its target refuses the secret, and there is no other.
 
         Cancellation: the worker is followed by a successor in any case.
         """
         async with self._lock(name):
-            return await replace_worker(await self._readable(name))
+            return await replace_worker(await self._readable(name), credentials)

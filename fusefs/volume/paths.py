@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusefs.spec import volume_dir_name
+from fusefs.volume_errors import remedy_for
 from pyscsi_init.errors import ConfigurationError
 
 RUN_DIR_VARIABLE = "PYSCSI_INIT_RUN_DIR"
@@ -233,7 +234,7 @@ def make_private_directory(directory: Path) -> None:
             "directory",
             str(directory),
             f"cannot be made ({error.strerror})",
-            f"run as root, or set {RUN_DIR_VARIABLE} and {STATE_DIR_VARIABLE}",
+            remedy_for(error) or f"run as root, or set {RUN_DIR_VARIABLE} and {STATE_DIR_VARIABLE}",
         ) from error
 
 

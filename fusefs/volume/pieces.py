@@ -32,6 +32,7 @@ from fusefs.volume import elsewhere
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.paths import VolumePaths
 from fusefs.volume.state import Bind, VolumeState, boot_id, save_state
+from fusefs.volume_errors import in_words
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -236,7 +237,10 @@ class Pieces:
 
     async def remove_files(self) -> None:
         """Remove the volume's directory and record; a no-op where they are gone."""
-        await self.call(elsewhere.remove_record, self.paths)
+        try:
+            await self.call(elsewhere.remove_record, self.paths)
+        except OSError as error:  # it says nothing of a volume that has ended
+            log.warning("volume %s: its record stays: %s", self.state.name, in_words(error))
         await self.call(_remove_directory, self.paths)
 
     async def end_worker(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,42 @@ def load_state(path: Path) -> VolumeState | None:
         return VolumeState.from_json(json.loads(text))
     except ValueError as error:
         raise StateUnreadable(f"is no JSON: {error}") from error
+
+
+def load_understood(path: Path) -> VolumeState | None:
+    """A volume's state, or as much of one that cannot be used as tells which LUN it has, where that
+    is and who serves it: newer code may have written it, and its volume may be alive.
+
+    Raises:
+        StateUnreadable: it does not say even that.
+    """
+    try:
+        return load_state(path)
+    except StateUnreadable as problem:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return _understood(values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
+            raise problem from None
+
+
+def _understood(values: Mapping[str, Any]) -> VolumeState:
+    known = {spec_field.name for spec_field in fields(VolumeSpec)}
+    said = {name: value for name, value in values["spec"].items() if name in known}
+    try:
+        spec = VolumeSpec.from_json(said)
+    except (InvalidSpec, TypeError):
+        spec = VolumeSpec(name=str(said["name"]), url=str(said["url"]))
+    worker, facts = values.get("worker"), values.get("facts")
+    identity = facts.get("identity") if isinstance(facts, dict) else None
+    return VolumeState(
+        spec=spec,
+        phase=values["phase"] if values.get("phase") in PHASES else "attached",
+        boot_id=str(values.get("boot_id") or boot_id()),
+        worker=WorkerIdentity(int(worker["pid"]), int(worker["start_time"])) if worker else None,
+        facts={"identity": identity} if isinstance(identity, dict) else {},
+        mountpoint=str(values.get("mountpoint") or ""),
+    )
 
 
 def placeholder_state(name: str) -> VolumeState:

@@ -8,6 +8,7 @@ Asking never waits: tables do not block, and a worker is given a short time to a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,9 @@ from fusefs.volume.state import Bind, boot_id
 from pyscsi_init.errors import IscsiError
 
 ASK_SECONDS = 2.0
+
+GIVEN_UP = frozenset(("emergency_ro", "shutdown"))
+"""How mountinfo says that a filesystem writes nothing any more, after an error that it met."""
 
 AT_REST = ("attached", "mounted")
 
@@ -89,7 +93,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
             trouble = str(answer.get("failed") or "")
     loops, fstype, missing = await host_call(lambda: compare(volume))
     if not being_worked_on:
-        trouble = missing or trouble
+        trouble = missing or trouble or await host_call(lambda: _given_up(volume, answer))
     state = volume.state.phase
     savable = bool(answer) and not answer.get("failed") and state in AT_REST
     held = volume.held
@@ -165,6 +169,23 @@ def compare(volume: Pieces) -> tuple[list[str], str, str]:
     if gone:
         return loops, fstype, f"it is not bound to {', '.join(gone)} any more"
     return loops, fstype, ""
+
+
+def _given_up(volume: Pieces, answer: Mapping[str, Any]) -> str:
+    """Why nothing can be written although nothing is missing; empty if it can. Blocks."""
+    state = volume.state
+    if state.phase != "mounted" or state.spec.read_only:
+        return ""
+    found = [entry for entry in volume.find_mounts() if entry.mountpoint == state.mountpoint]
+    signs = set(found[-1].super_options) if found else set()
+    had_errors = bool(answer.get("io", {}).get("errors"))
+    if GIVEN_UP.isdisjoint(signs) and not (had_errors and "ro" in signs):
+        return ""
+    why = f" ({answer['last_error']})" if answer.get("last_error") else ""
+    return (
+        f"its {found[-1].fstype} met an I/O error{why} and writes nothing any more; remove the "
+        f"cause and end what uses it, the next use checks it and mounts it anew"
+    )
 
 
 def _dead(volume: Pieces) -> str:

@@ -27,6 +27,7 @@ from fusefs.process.launch import signal_and_wait, wait_for_end
 from fusefs.volume.pieces import KILL_SECONDS, STOP_SECONDS, Pieces
 from fusefs.volume.state import Bind
 from fusefs.volume.usage import has_given_up
+from fusefs.volume_errors import in_words
 from pyscsi_init.errors import IscsiError
 
 log = logging.getLogger("fusefs.volume")
@@ -108,7 +109,10 @@ async def take_down(volume: Pieces) -> DetachReport:
     for bind in volume.state.binds:
         await volume.remove_made(bind)
     # The loop device stays written down: what has its path from here on is not ours.
-    await volume.save(phase="detaching", mountpoint="", binds=())
+    try:
+        await volume.save(phase="detaching", mountpoint="", binds=())
+    except OSError as error:  # a full disk must not keep it: cut off here it is found to be dead
+        log.warning("volume %s: it ends unnoted: %s", volume.state.name, in_words(error))
     # Not sooner: what is written out on the way here, and whoever makes us stop, need a successor
     # should the worker die.
     await volume.ask_the_holder(start=False)

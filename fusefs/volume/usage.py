@@ -15,13 +15,10 @@ from fusefs.host import Host
 from fusefs.host.blocking import bounded
 from fusefs.volume.checks import resolve_parent
 from fusefs.volume.hostcalls import host_call
-from fusefs.volume.status import VolumeStatus
+from fusefs.volume.status import GIVEN_UP, VolumeStatus
 
 ASK_SECONDS = 3.0
 """A filesystem answers from memory; one that does not waits for its target."""
-
-GIVEN_UP = frozenset(("emergency_ro", "shutdown"))
-"""How mountinfo says that a filesystem writes nothing any more, after an error that it met."""
 
 _unanswered: dict[str, threading.Event] = {}
 """Places that a thread waits for, set when it does no more: one thread is enough, however often and

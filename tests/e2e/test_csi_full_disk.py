@@ -5,9 +5,7 @@ says so and is done when there is room again.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from tests.support.csi_cluster import Cluster
 from tests.support.csi_driver import Driver, Kubelet, end_all, mounted_below
+from tests.support.small_disk import full, small_disk
 from tests.support.tgt import TgtServer
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt, pytest.mark.timeout(300)]
@@ -26,27 +25,8 @@ FULL = "No space left on device"
 @pytest.fixture(params=["run", pytest.param("state", marks=pytest.mark.soak)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """One of the driver's two directories, on a small disk of its own."""
-    directory = tmp_path / request.param
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "none", str(directory)]
-    subprocess.run(mount, check=True, timeout=30)
-    try:
+    with small_disk(tmp_path / request.param) as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=30)
-
-
-@contextlib.contextmanager
-def full(directory: Path) -> Iterator[None]:
-    """No byte is left inside."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    try:
-        yield
-    finally:
-        filler.unlink()
 
 
 def test_a_disk_that_is_full(place: Path, tmp_path: Path) -> None:

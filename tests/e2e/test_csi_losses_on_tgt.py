@@ -79,7 +79,10 @@ def test_a_full_disk_under_the_state_of_volumes(made: Made, tmp_path: Path) -> N
         for method, request in calls:
             fill(filler)
             code, text = made.driver.client.refusal(method, request)
-            assert (code, "make room there" in text) == ("RESOURCE_EXHAUSTED", True), (method, text)
+            wanted = ("RESOURCE_EXHAUSTED", True)
+            if method == "NodeUnstageVolume":  # the last end needs no room
+                wanted = ("OK", False)
+            assert (code, "make room there" in text) == wanted, (method, text)
             filler.unlink()
             assert volume.target("pod").exists() == (method == "NodeUnpublishVolume")
             if method == "NodeStageVolume":

@@ -315,6 +315,12 @@ class TgtServer(Closing):
         bind = ["--op", "bind", "--mode", "account", "--tid", str(tid), "--user", user]
         self._configure(*bind, *(["--outgoing"] if outgoing else []))
 
+    def change_secret(self, tid: int, user: str, secret: str) -> None:
+        """Another secret for an account of :meth:`require_chap`; sessions that are there stay."""
+        self._run("--op", "delete", "--mode", "account", "--user", user)
+        self._configuration = [each for each in self._configuration if user not in each]
+        self.require_chap(tid, user, secret)
+
     def set_param(self, tid: int, name: str, value: object) -> None:
         """Set a target parameter: an RFC 7143 key (HeaderDigest, MaxBurstLength ...) or one of tgt
         itself (nop_interval, nop_count)."""

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def test_1_the_scope_is_global_and_a_volume_need_not_be_created_here(docker: Eve
 def test_2_get_of_an_unknown_name_is_no_such_volume(docker: Everyday) -> None:
     with pytest.raises(DockerError, match=r"(?i)no such volume"):
         docker.engine.docker("volume", "inspect", "nothing")
+
+
+def test_2_a_volume_that_cannot_be_read_is_not_made_a_local_one(docker: Everyday) -> None:
+    """dockerd takes each error of Get for "no such volume", and `run -v` then for a wish."""
+    name = docker.volume()
+    docker.run("-v", f"{name}:/data", script="echo kept > /data/x")
+    file = docker.engine.directory / "state" / "volumes" / f"{name}.json"
+    file.write_text((good := file.read_text()).replace('"version": 1', '"version": 2'))
+    told = docker.run("-v", f"{name}:/data", script="ls /data", check=False)
+    assert "run the version that wrote it" in told
+    assert f"local     {name}" not in docker.engine.docker("volume", "ls")
+    assert name in docker.engine.docker("volume", "ls", "--quiet").split()
+    file.write_text(good)
+    assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "kept"
+    # Which LUN it was is forgotten; that Docker knows it is not.
+    docker.engine.pyscsi_init("forget", name)
+    assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "kept"
+    docker.engine.docker("volume", "rm", name)
 
 
 def test_3_a_volume_that_was_removed_past_docker_can_be_created_again(docker: Everyday) -> None:
@@ -173,6 +192,33 @@ def test_10_a_plugin_that_starts_late_is_waited_for(tmp_path: Path, storage: Sto
         assert docker.run("-v", f"{name}:/data", script="cat /data/x") == "late"
         docker.wait_sessions(name, 0)
         engine.check_nothing_left()
+
+
+@pytest.mark.soak
+def test_10_containers_that_start_at_boot_are_started_once(
+    engine: DockerEngine, storage: Storage
+) -> None:
+    """A restart policy is for containers that ran. So their Mount waits for a target that is not up
+    yet; after a power cut hosts often are before their storage is."""
+    docker = Everyday(engine, storage)
+    name = docker.volume()
+    docker.start("ten", "--restart", "always", "-v", f"{name}:/data")
+    engine.stop_dockerd()
+    docker.wait_sessions(name, 0)
+    storage.tgt.kill()
+    engine.stop_plugin()
+    engine.start_plugin("-v")
+    log = engine.directory / "plugin.log"
+    starting = threading.Thread(target=engine.start_dockerd)
+    starting.start()
+    try:
+        wait_until(lambda: "has just started: it waits" in log.read_text(), 40, "it is tried again")
+    finally:
+        storage.tgt.start()
+        starting.join()
+    assert "Up" in engine.docker("ps", "--format", "{{.Status}}")
+    docker.remove("ten")
+    storage.check_all_is_gone(engine)
 
 
 def test_11_the_path_is_a_real_directory(docker: Everyday) -> None:

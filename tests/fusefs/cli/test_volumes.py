@@ -329,5 +329,10 @@ def test_a_volume_that_is_defined_is_shown(cli: Cli, tmp_path: Path) -> None:
     (found,) = cli("status", "--json").json
     assert (found["name"], found["state"], found["read_only"]) == ("data", "defined", True)
     assert "defined" in cli("status", "data").out
+    catalog.path("bad").write_text("{")
+    assert "run the version that wrote it" in cli("status", "bad").out
+    assert cli("forget", "bad", "--definition").status == 0
     assert cli("forget", "data").status == 0
+    assert [each["name"] for each in cli("status", "--json").json] == ["data"]
+    assert cli("forget", "data", "--definition").status == 0
     assert cli("status", "--json").json == []

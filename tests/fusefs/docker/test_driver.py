@@ -17,8 +17,9 @@ import pytest
 
 from fusefs.docker.callers import Callers, process_of
 from fusefs.docker.driver import Driver
-from fusefs.errors import VolumeError
+from fusefs.errors import NoSuchVolume, VolumeError
 from tests.fusefs.docker.test_callers import Start, end, start
+from tests.support.logs import ExpectLogs
 
 __all__ = ["start"]
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -84,6 +85,25 @@ async def test_when_nobody_asks_again_a_mount_with_the_same_id_counts(
     assert (scene.volumes.users["x"], scene.notes) == (2, ["dead", "us"])
     await scene.driver.unmount(REQUEST, US)
     assert (scene.volumes.users["x"], scene.notes) == (1, ["dead"])
+
+
+@pytest.mark.parametrize(
+    "fault", [VolumeError("damaged"), OSError(24, "damaged"), ValueError("damaged")]
+)
+async def test_get_fails_only_for_what_is_not_known(
+    tmp_path: Path, start: Start, fault: Exception, expect_logs: ExpectLogs
+) -> None:
+    """Else dockerd believed that there is none, and made a local one of the same name."""
+    if isinstance(fault, ValueError):
+        expect_logs("internal error")
+    scene = Scene(tmp_path, start)
+    scene.volumes.fault = fault
+    answer = await scene.driver.get({"Name": "data"}, US)
+    assert (answer["Err"], answer["Volume"]["Name"]) == ("", "data")
+    assert "damaged" in answer["Volume"]["Status"]["last_error"]
+    scene.volumes.fault = NoSuchVolume("data")
+    with pytest.raises(NoSuchVolume):
+        await scene.driver.get({"Name": "data"}, US)
 
 
 async def test_a_mount_that_fails_after_it_was_counted_leaves_no_count(

@@ -7,6 +7,7 @@ The test is the engine: it keeps to the protocol's words and looks at the answer
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_create_again_and_otherwise(shared: Plugin, disk: OneDisk) -> None:
     assert "'data'" in told
     assert "read_only" in told
     assert "option portal: is missing" in shared.refused("Create", Name="other", Opts={})
+    shared.call("Remove", Name="data")
+
+
+def test_a_volume_of_newer_code_does_not_vanish(shared: Plugin, disk: OneDisk) -> None:
+    created(shared, disk)
+    file = shared.state_dir / "volumes" / "data.json"
+    file.write_text((good := file.read_text()).replace('"version": 1', '"version": 2'))
+    assert shared.call("List")["Volumes"] == [{"Name": "data"}]
+    # An error of Get would mean to dockerd that there is none, and `docker run` made a local one.
+    status = shared.status("data")
+    assert (status["state"], "version 2, this" in status["last_error"]) == ("failed", True)
+    for call in ("Mount", "Remove"):
+        assert "run the version that wrote it" in shared.refused(call, Name="data", ID=ID)
+    file.write_text(good)
     shared.call("Remove", Name="data")
 
 
@@ -309,6 +324,29 @@ def test_a_read_only_volume_is_read_only(shared: Plugin, disk: OneDisk) -> None:
     with pytest.raises(OSError, match="Read-only"):
         (path / "file").write_text("changed")
     unmounted(shared, "copy")
+
+
+def test_errors_that_end_a_filesystem_are_told(shared: Plugin, disk: OneDisk) -> None:
+    """Here a LUN that somebody makes read-only at the target: of it the session knows nothing."""
+    created(shared, disk)
+    path = mounted(shared)
+    disk.tgt.set_lun_params(disk.tid, 1, readonly=1)
+    write = ["dd", "if=/dev/zero", f"of={path}/file", "bs=4k", "count=1", "conv=fsync"]
+
+    def has_failed() -> bool:
+        assert subprocess.run(write, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode
+        return bool(shared.status("data")["state"] == "failed")
+
+    wait_until(has_failed)
+    told = shared.status("data")["last_error"]
+    assert "DATA PROTECT, write protected" in told
+    assert "writes nothing any more" in told
+    assert told in shared.refused("Mount", Name="data", ID=OTHER)
+    disk.tgt.set_lun_params(disk.tid, 1, readonly=0)
+    unmounted(shared)
+    (mounted(shared) / "file").write_text("again")
+    assert shared.status("data")["state"] == "mounted"
+    unmounted(shared)
 
 
 def test_a_volume_that_could_not_be_taken_down_goes_when_it_can(

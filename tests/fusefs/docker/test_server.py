@@ -82,6 +82,7 @@ class Calls:
             Endpoint("Take", self.hold, deadline_s, undo=self.undo, answered=self.answer),
             Endpoint("Counted", self.counted, deadline_s, undo=self.undo, answered=self.answer),
             Endpoint("Give", self.hold, deadline_s),
+            Endpoint("Late", self.hold, deadline_s, late=lambda values: {"Late": values["ID"]}),
         ]
 
 
@@ -269,6 +270,13 @@ async def test_what_gives_back_goes_on_after_its_deadline(tmp_path: Path) -> Non
         await calls.ended.wait()
     assert "goes on" in told
     assert not calls.cancelled
+
+
+async def test_what_may_not_fail_is_answered_at_its_deadline(tmp_path: Path) -> None:
+    calls = Calls()
+    async with served(tmp_path, calls, deadline_s=0.2) as (path, _):
+        assert await asked(path, lambda client: client.call("Late", ID="x")) == {"Late": "x"}
+        calls.go.set()
 
 
 async def test_at_the_end_a_call_may_finish(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fusefs.host import Signature
 from fusefs.spec import VolumeSpec
 from fusefs.volume import checks
 from fusefs.volume.state import VolumeState
+from fusefs.volume_errors import StateNotUnderstood
 from tests.fusefs.volume.bench import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -133,6 +134,43 @@ async def test_one_lun_is_not_had_twice_whatever_it_is_called(bench: Bench) -> N
     await bench.manager.attach(bench.spec("d-unit-2"))
     await bench.manager.detach("a-unit-1")
     await bench.manager.detach("d-unit-2")
+    bench.assert_nothing_left()
+
+
+NEWER = {
+    "newer": lambda text: text.replace('"version": 1', '"version": 2, "novel": []'),
+    "a field that is not known": lambda text: text.replace('"spec": {', '"spec": {"novel": 1,'),
+    "a phase that is not known": lambda text: text.replace('"attached"', '"snapshotting"'),
+}
+
+
+@pytest.mark.parametrize("how", NEWER)
+async def test_a_lun_of_newer_code_is_not_had_twice_after_the_way_back(
+    bench: Bench, how: str
+) -> None:
+    await bench.manager.attach(bench.spec())
+    file = bench.directory("data") / "state.json"
+    file.write_text(NEWER[how](good := file.read_text()))
+    with pytest.raises(AlreadyAttached, match="as volume 'data'"):
+        await bench.manager.attach(bench.spec("again", url=bench.spec().url))
+    await bench.manager.attach(bench.spec("other"))  # what is another LUN goes on
+    await bench.manager.detach("other")
+    with pytest.raises(StateNotUnderstood, match="run the version that wrote it"):
+        await bench.manager.detach("data")
+    file.write_text(good)
+    await bench.manager.detach("data")
+    bench.assert_nothing_left()
+
+
+async def test_beside_a_volume_whose_lun_nobody_knows_none_is_attached(bench: Bench) -> None:
+    await bench.manager.attach(bench.spec())
+    file = bench.directory("data") / "state.json"
+    file.write_text("{")
+    with pytest.raises(StateNotUnderstood, match="umount data --force"):
+        await bench.manager.attach(bench.spec("other"))
+    await bench.manager.umount("data", force=True)
+    await bench.manager.attach(bench.spec("other"))
+    await bench.manager.detach("other")
     bench.assert_nothing_left()
 
 

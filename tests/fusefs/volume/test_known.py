@@ -93,15 +93,18 @@ async def test_what_is_not_known_is_said_or_forgiven(known: KnownVolumes) -> Non
     assert await known.list() == []
 
 
-async def test_a_damaged_definition_hides_no_other(
+async def test_a_definition_that_is_damaged_or_of_newer_code_hides_no_other(
     known: KnownVolumes, bench: Bench, expect_logs: ExpectLogs
 ) -> None:
     expect_logs("cannot be used")
     await defined(known, bench, "good")
     (bench.base / "state" / "volumes" / "bad.json").write_text("{")
     assert [each.name for each in await known.list()] == ["good"]
-    with pytest.raises(VolumeError, match="define the volume again"):
+    assert set(await known.unusable()) == {"bad"}
+    with pytest.raises(VolumeError, match=r"version that wrote it; .*forget bad"):
         await known.get("bad")
+    assert await known.forget("bad", definition=True)
+    assert await known.unusable() == {}
 
 
 # -- users ----------------------------------------------------------------------------------------

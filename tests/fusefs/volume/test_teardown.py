@@ -223,7 +223,7 @@ async def test_a_damaged_state_file_is_shown_and_ended_by_force(bench: Bench) ->
     assert "state file is no JSON" in status.last_error
     with pytest.raises(NameInUse, match="state file"):
         await bench.manager.attach(bench.spec())
-    with pytest.raises(VolumeError, match="by force"):
+    with pytest.raises(VolumeError, match="--force"):
         await bench.manager.umount("data")
     report = await bench.manager.umount("data", force=True)
     assert report.problems == []

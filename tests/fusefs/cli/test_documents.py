@@ -33,7 +33,7 @@ OF_OTHERS = frozenset(
 """In the first column, and none of ours: what the kernel says, commands of others, options."""
 NO_VALUES = re.compile(
     r"\.\.\.|[:;()]|\b[A-Z]+\b|'[^']*'|\b\d[\d.:]*h?\b|/run/netns/x|\b[xy]\b"
-    r"|No such file or directory|(?<=option )portal|(?= in network)"
+    r"|No such file or directory|\bext4\b|(?<=option )portal|(?= in network)"
 )
 
 

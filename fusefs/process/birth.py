@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 from fusefs.host import LinuxHost
+from fusefs.process.bounded_log import BoundedHandler
 from fusefs.process.inherited import Inherited
 from fusefs.process.messages import MAX_LINE_BYTES, BadMessage, StartDocument
 from fusefs.process.ready import Ready
@@ -55,7 +56,7 @@ def prepare_process() -> None:
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedHandler(sys.stderr.fileno())
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 

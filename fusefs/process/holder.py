@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusefs.process import places
+from fusefs.process.bounded_log import BoundedHandler
 from fusefs.process.held import HeldVolume, Keeping
 from fusefs.process.loop import Loop
 from fusefs.process.orphans import adopt_orphans
@@ -338,7 +339,9 @@ def main() -> int:
     os.dup2(null, 0)
     os.close(null)
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[BoundedHandler(sys.stderr.fileno())],
     )
     adopt_orphans()
     zygote = None

@@ -39,6 +39,7 @@ from pyscsi_init.errors import (
     SessionFailed,
 )
 from pyscsi_init.transport import Reactor
+from pyscsi_init.transport.recovery import Seldom
 from pyscsi_init.transport.trace import without_unwritable_trace
 
 log = logging.getLogger("fusefs.worker")
@@ -246,6 +247,7 @@ class TakeOver:
             deadline = self._reactor.now() + max(0.0, limit)
             timer = self._reactor.call_at(deadline, self._give_up_waiting)
         delay = FIRST_DELAY_S
+        told = Seldom()
         try:
             while self.failed is None:
                 try:
@@ -267,7 +269,8 @@ class TakeOver:
                     if self.late.inner is not None:
                         raise
                     self.last_error = error
-                    log.info("the LUN is not there yet: %s", error)
+                    if told.is_worth(str(error)):
+                        log.info("the LUN is not there yet: %s", error)
                 self.settled.set()
                 if self.failed is None:
                     await anyio.sleep(delay)

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 from fusefs.errors import InvalidSpec, VolumeError
 from fusefs.spec import VolumeSpec, volume_dir_name
 from fusefs.volume.state import remove_file, write_json
+from fusefs.volume_errors import in_words
 from pyscsi_init.errors import ConfigurationError
 
 log = logging.getLogger("fusefs.volume")
@@ -152,6 +153,11 @@ class _Unusable(VolumeError):
 
     def __init__(self, file: Path, text: str, why: Exception) -> None:
         self.name = _name_in(text) or unquote(file.stem)
+        if isinstance(why, OSError):
+            super().__init__(
+                f"the definition of volume {self.name!r} cannot be read: {in_words(why)}"
+            )
+            return
         super().__init__(
             f"the definition of volume {self.name!r} in {file} cannot be used ({why})",
             remedy=f"run the version that wrote it; or `pyscsi-init forget {self.name} "

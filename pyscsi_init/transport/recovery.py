@@ -63,6 +63,21 @@ MAX_TORN = 3
 """A target that so often does not finish the login of a reinstatement is asked for a session."""
 
 
+class Seldom:
+    """Which of the failed attempts of a long outage is worth a line in a log: each with another
+    reason than the one before, and of the same ones the second, fourth, eighth and so on."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._times = 0
+
+    def is_worth(self, reason: str) -> bool:
+        """Count one more attempt, which failed for ``reason``."""
+        self._times = self._times + 1 if reason == self._reason else 1
+        self._reason = reason
+        return self._times & (self._times - 1) == 0
+
+
 class Keeper:
     """Keeps one session; ``run`` is its task."""
 
@@ -128,6 +143,7 @@ class Keeper:
             brief = brief + 1 if session.reactor.now() - self._back_at < BRIEF else 0
             await self._pause(pause_after(brief))
             delay = FIRST_DELAY
+            told = Seldom()
             while session.failed is None:
                 # A loss that is told during the attempt is answered by this very loop.
                 self._wake = anyio.Event()
@@ -138,7 +154,8 @@ class Keeper:
                 except IscsiError as error:
                     session.last_error = error
                     session.drop(str(error))
-                    log.info("session with %s is not back yet: %s", session.target_name, error)
+                    if told.is_worth(str(error)):
+                        log.info("session with %s is not back yet: %s", session.target_name, error)
                     await self._pause(delay)
                     delay = min(delay * 2, LONGEST_DELAY)
                 else:

@@ -20,6 +20,7 @@ from pyscsi_init.scsi import test_unit_ready as unit_ready
 from pyscsi_init.session import SessionState
 from pyscsi_init.testing import TargetServer
 from pyscsi_init.transport import Session, open_reactor, open_session, recovery
+from pyscsi_init.transport.recovery import Seldom
 from tests.support.python_target import (
     INITIATOR,
     IQN,
@@ -256,3 +257,10 @@ async def test_closing_while_the_target_is_silent_is_bounded() -> None:
         ):
             server.targets[IQN].faults.silent = True
         assert anyio.current_time() - began < 3
+
+
+def test_a_long_outage_makes_few_lines() -> None:
+    told = Seldom()
+    assert [n for n in range(1, 70) if told.is_worth("away")] == [1, 2, 4, 8, 16, 32, 64]
+    assert told.is_worth("refused")
+    assert told.is_worth("away")

@@ -31,8 +31,16 @@ from .discovery import DiscoveredTarget, discover
 from .errors import IscsiError
 from .names import Portal
 from .secret import Chap, Secret, read_secret_file
+from .session import SessionState
 from .settings import Settings, load_settings, settings_from_mapping
-from .transport import AsynchronousEvent, ScsiResult, Session, host_initiator_name, open_session
+from .transport import (
+    AsynchronousEvent,
+    ScsiResult,
+    Session,
+    SessionStatistics,
+    host_initiator_name,
+    open_session,
+)
 from .url import IscsiUrl, parse_url
 
 __all__ = [
@@ -56,6 +64,8 @@ __all__ = [
     "ScsiResult",
     "Secret",
     "Session",
+    "SessionState",
+    "SessionStatistics",
     "Settings",
     "TargetPort",
     "UnitRecord",

@@ -61,6 +61,9 @@ class DirectDevice(AlignmentDevice):
         self._watch = unit.watch
         unit.short_cut = self._allow_short_cut
 
+    def _broken(self) -> bool:
+        return self._session.reactor.failure is not None
+
     def submit(self, request: BlockRequest) -> None:
         """Start one request of any kind."""
         operation = request.operation

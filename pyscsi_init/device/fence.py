@@ -111,6 +111,9 @@ class Fence:
         """It says, or said, that it can, and did not."""
         self._commands = ReservationSteps(what, certain=False)
 
+    def __repr__(self) -> str:
+        return f"<Fence of {self.what} key={self.key:#018x} {'held' if self.held else 'not held'}>"
+
     @classmethod
     def remembered(cls, what: str, record: FenceRecord) -> Fence:
         """The fence of a predecessor, to be checked."""

@@ -24,6 +24,9 @@ import anyio.lowlevel
 from ..buffers import Buffer, byte_view
 from ..errors import LocalProtocolError, OutOfRange, ReadOnlyDevice
 
+_LOOK_S = 0.25
+"""Between two looks whether the device is broken, for a caller that is cancelled."""
+
 
 class Operation(enum.IntEnum):
     """What a request asks for."""
@@ -143,6 +146,10 @@ class BlockDevice(ABC):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def _broken(self) -> bool:
+        """Whether what completes requests has failed, so that some may never complete."""
+        return False
+
     # -- the async face -------------------------------------------------------------------------
 
     async def _run(
@@ -177,10 +184,13 @@ class BlockDevice(ABC):
                 await event.wait()
             except BaseException:
                 # The device owns the buffer until it completes, so a cancelled caller still waits
-                # for that: a buffer that is reused too early would be torn.
+                # for that: a buffer that is reused too early would be torn. Only a device that is
+                # broken may have lost the request.
                 self.cancel(request)
                 with anyio.CancelScope(shield=True):
-                    await event.wait()
+                    while not finished and not self._broken():
+                        with anyio.move_on_after(_LOOK_S):
+                            await event.wait()
                 raise
         await anyio.lowlevel.checkpoint_if_cancelled()
         if request.error is not None:

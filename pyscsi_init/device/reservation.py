@@ -60,6 +60,9 @@ class PersistentReservations:
         self._unit = unit
         self._steps = ReservationSteps(unit.what, certain=not unit.read_only)
 
+    def __repr__(self) -> str:
+        return f"<PersistentReservations {self._unit.what}>"
+
     # -- PERSISTENT RESERVE IN (SPC-4 6.15) ------------------------------------------------------
 
     async def read_keys(self) -> RegisteredKeys:

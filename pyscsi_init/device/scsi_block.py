@@ -384,11 +384,12 @@ class ScsiBlockDevice(BlockDevice):
         cancelled. The barrier stays in place until the last one has ended.
         """
         settings = self.session.settings
-        if not self.session.recovering:
-            await self._drained(settings.logout_timeout)
-        for request in list(self._tasks):
-            self.cancel(request)
-        await self._drained(settings.task_management_timeout + ABORT_MARGIN)
+        if self.session.reactor.failure is None:  # else some may never complete
+            if not self.session.recovering:
+                await self._drained(settings.logout_timeout)
+            for request in list(self._tasks):
+                self.cancel(request)
+            await self._drained(settings.task_management_timeout + ABORT_MARGIN)
         self.watch.close()
 
     async def _drained(self, seconds: float) -> None:

@@ -21,7 +21,6 @@ class AsyncioReactor(Reactor):
         self._loop = asyncio.get_running_loop()
         self._group = group
         self._closed = False
-        self.failure: BaseException | None = None
         self._going_on = False
         """The next turn is with the loop already."""
         self._watched = self._epoll.fileno()

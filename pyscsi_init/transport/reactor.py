@@ -55,6 +55,8 @@ class Reactor(ABC):
     def __init__(self) -> None:
         self.polling = BusyPolling()
         """Whether to look again before sleeping; off unless somebody sets its limit."""
+        self.failure: BaseException | None = None
+        """What a callback raised: the block is ending, and what it had in hand is lost."""
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._readers: dict[int, Callback] = {}

@@ -30,7 +30,6 @@ class TrioReactor(Reactor):
         super().__init__()
         self._nursery = nursery
         self._scopes: set[trio.CancelScope] = set()
-        self.failure: BaseException | None = None
         self._nursery.start_soon(self._watch, self._epoll.fileno(), self._scope())
 
     def _scope(self) -> trio.CancelScope:

@@ -74,6 +74,7 @@ class IsnsClient:
         self._reading: anyio.CancelScope | None = None
         self._read_ended = anyio.Event()
         self._scopes: list[anyio.CancelScope] = []
+        self._stopped = False
         self._portal: ScnPortal | None = None
         self._owns_node = False
         self.notified = False
@@ -252,12 +253,15 @@ class IsnsClient:
                 await self._close()
 
     def stop(self) -> None:
-        """End the tasks of the client."""
+        """End the tasks of the client, also those that were started and have not begun."""
+        self._stopped = True
         for scope in self._scopes:
             scope.cancel()
 
     def _shielded(self) -> anyio.CancelScope:
         scope = anyio.CancelScope(shield=True)
+        if self._stopped:
+            scope.cancel()
         self._scopes.append(scope)
         return scope
 

@@ -13,6 +13,7 @@ import pytest
 
 from pyscsi_init import BlockDevice, RamDevice
 from pyscsi_init.errors import IscsiError, LocalProtocolError, OutOfRange
+from pyscsi_init.testing.conditions import REGISTRATIONS_PREEMPTED
 from tests.support.python_target import make_target, opened
 
 pytestmark = pytest.mark.anyio
@@ -158,3 +159,25 @@ async def test_the_loop_of_another_thread_is_told() -> None:
         await anyio.to_thread.run_sync(anyio.run, elsewhere)
         for call in calls:
             await call()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_listener_that_raises_ends_the_block_and_hangs_nobody(cancelled: bool) -> None:
+    """The read that met the unit attention was in hand when the listener raised, and its caller
+    waited for ever for what nobody completed any more."""
+
+    def listener() -> None:
+        raise ZeroDivisionError
+
+    target = make_target()
+
+    async def block() -> None:
+        async with opened(target) as lun:
+            lun.reservations_lost.append(listener)
+            target.luns[0].attention(REGISTRATIONS_PREEMPTED)
+            with anyio.move_on_after(0.1 if cancelled else None):
+                await lun.read(1 << 20, 512)
+            await anyio.sleep_forever()
+
+    with anyio.fail_after(60), pytest.raises(ZeroDivisionError):
+        await block()

@@ -261,3 +261,10 @@ async def test_nobody_there() -> None:
         await discover_isns("::bad::", initiator_name=ME)
     with pytest.raises(InvalidName):
         await discover_isns(address, initiator_name="nobody")
+
+
+async def test_a_block_that_asks_nothing_ends() -> None:
+    """The client's task was told to stop before it had begun, and then ran for ever."""
+    with anyio.fail_after(20):
+        async with open_isns("127.0.0.1:1", initiator_name="iqn.2026-11.example:nobody"):
+            pass

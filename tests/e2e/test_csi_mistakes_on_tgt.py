@@ -218,7 +218,7 @@ def test_a_filesystem_that_the_kernel_gave_up(cluster: Cluster, fstype: str) -> 
     subprocess.run([*GIVE_UP[fstype], str(volume.staging)], check=True, capture_output=True)
     condition = volume.stats("pod-1").volume_condition
     assert condition.abnormal
-    assert "filesystem" in condition.message, condition
+    assert "met an I/O error" in condition.message, condition
     volume.unpublish("pod-1")
     volume.unstage()
     assert "its end was not clean" in cluster.driver.log.read_text()

@@ -7,6 +7,7 @@ finds a stale block is shown by tests/support/test_fio.py and, through a volume,
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -132,16 +133,22 @@ def kill_zygotes(volumes: Volumes, url: str, times: int) -> Figures:
     return figures
 
 
+def is_held_by_another(volumes: Volumes, holder: int) -> bool:
+    status = volumes.call(functools.partial(volumes.manager.holder.status, start=False))
+    return status.pid not in (None, holder) and "v" in status.volumes
+
+
 def kill_holders(volumes: Volumes, url: str, times: int) -> Figures:
-    """The holder, and a second later the worker."""
+    """The holder, and the worker when another one holds what it needs: who kills both at once ends
+    the volume."""
     volume = volumes.attach(url, name="v")
-    figures = Figures("holder killed, a second later the worker: first read back")
+    figures = Figures("holder killed, and the worker after it: first read back")
     with under_load(volume) as (load, prober):
         for _ in range(times):
             worker, (holder, zygote) = worker_of(volumes), holder_and_zygote(volumes)
             assert prober.stall_since(kill(holder)) < 1.0, "a holder is in nobody's way"
-            time.sleep(1)
-            # No command was run in between: the zygote has seen to it.
+            # No command starts one: the zygote sees to it.
+            until(functools.partial(is_held_by_another, volumes, holder), 30)
             figures.seconds.append(prober.stall_since(kill(worker)))
             load.check()
             assert worker_of(volumes, other_than=worker) != worker

@@ -149,7 +149,7 @@ async def test_one_at_a_time_and_a_damaged_state(bench: Bench) -> None:
     state = bench.directory("data") / "state.json"
     content = state.read_bytes()
     state.write_text("{")
-    with pytest.raises(VolumeError, match="'data' is no JSON"):
+    with pytest.raises(VolumeError, match="'data' is left as it is: its state file is no JSON"):
         await bench.manager.resize("data")
     state.write_bytes(content)
     assert os.listdir(bench.base / "run" / "volumes") == ["data"]

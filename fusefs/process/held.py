@@ -38,6 +38,7 @@ OVERSLEPT_S = 3.0
 """If the holder itself did not run for so long, silence proves nothing."""
 LONGEST_LINE = 65536
 _ENDED = "it ended"
+_NOT_STARTED = "; no worker could be started: "
 
 Told = Callable[[str], None]
 
@@ -248,7 +249,8 @@ class Keeping:
 
     def _succeed(self, volume: HeldVolume) -> None:
         def failed(why: str) -> None:
-            volume.last_death = f"no worker could be started: {why}"
+            died = volume.last_death.partition(_NOT_STARTED)[0]
+            volume.last_death = f"{died}{_NOT_STARTED}{why}"
             delay = volume.restarts.died(self._loop.now(), None)
             volume.state, volume.next_at = "waiting", self._loop.now() + delay
             volume.timer = self._loop.call_in(delay, lambda: self._succeed(volume))

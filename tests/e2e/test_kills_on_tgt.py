@@ -147,7 +147,8 @@ def kill_holders(volumes: Volumes, url: str, times: int) -> Figures:
         for _ in range(times):
             worker, (holder, zygote) = worker_of(volumes), holder_and_zygote(volumes)
             assert prober.stall_since(kill(holder)) < 1.0, "a holder is in nobody's way"
-            # No command starts one: the zygote sees to it.
+            # No command starts one, by asking the dying one: the zygote sees to it.
+            until(lambda: not processes.is_alive(holder), 30)  # noqa: B023  (called at once)
             until(functools.partial(is_held_by_another, volumes, holder), 30)
             figures.seconds.append(prober.stall_since(kill(worker)))
             load.check()

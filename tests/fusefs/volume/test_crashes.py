@@ -27,6 +27,7 @@ from tests.support import processes, totals
 from tests.support.closing import Closing
 from tests.support.requirements import require
 from tests.support.tgt import TgtServer
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.tgt]
 
@@ -48,6 +49,9 @@ class Helper(Closing):
             cwd=Path(__file__).parents[3],
             text=True,
         )
+        # Whoever looks for what is left behind knows it by its command line.
+        pid = self._process.pid
+        wait_until(lambda: NAMESPACE[0] not in processes.command_line(pid), 30, "it is itself")
 
     def close(self) -> None:
         assert self._process.stdin is not None

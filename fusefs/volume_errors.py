@@ -39,9 +39,12 @@ _SHOWN = 3
 """Users by name in a message; a container's is 64 digits long."""
 
 
-def in_words(error: OSError) -> str:
-    """What failed of the host's own files, why, and what to do."""
-    reason = error.strerror or type(error).__name__
+def in_words(error: Exception) -> str:
+    """An error as one sentence. Of the host's own files: what failed, why, and what to do."""
+    reason = str(error) or type(error).__name__
+    if not isinstance(error, OSError):
+        return reason
+    reason = error.strerror or reason
     text = f"{error.filename}: {reason}" if error.filename else reason
     remedy = remedy_for(error)
     return f"{text}; {remedy}" if remedy else text
@@ -71,8 +74,9 @@ class NotReleased(VolumeError):
     def __init__(self, name: str, user: str, error: VolumeError | OSError) -> None:
         self.name = name
         self.user = user
-        why = in_words(error) if isinstance(error, OSError) else str(error)
-        super().__init__(f"volume {name!r} is still counted as used by {user[:12]}: {why}")
+        super().__init__(
+            f"volume {name!r} is still counted as used by {user[:12]}: {in_words(error)}"
+        )
 
 
 class EndedWithLoss(VolumeError):

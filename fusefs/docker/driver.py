@@ -161,7 +161,7 @@ class Driver:
         except NoSuchVolume:
             raise
         except (VolumeError, IscsiError, OSError) as error:
-            return _unknown(values, in_words(error) if isinstance(error, OSError) else str(error))
+            return _unknown(values, in_words(error))
         except Exception as error:
             log.exception("Get of volume %s: internal error", name)
             return _unknown(values, f"internal error: {type(error).__name__}: {error}")

@@ -132,8 +132,7 @@ class PluginServer:
             else:
                 answer = await self._to_its_end(endpoint, values, caller)
         except (VolumeError, IscsiError, OSError) as error:
-            text = in_words(error) if isinstance(error, OSError) else str(error)
-            return self._error(endpoint, text or type(error).__name__)
+            return self._error(endpoint, in_words(error))
         except Exception as error:
             log.exception("%s: internal error", endpoint.name)
             return self._error(endpoint, f"internal error: {type(error).__name__}: {error}")

@@ -70,6 +70,11 @@ class ChannelStatistics:
     in_flight: int = 0
     max_in_flight: int = 0
 
+    def failed(self, why: str) -> None:
+        """A request is answered with an errno."""
+        self.errors += 1
+        self.last_error = why
+
 
 class Channel(ABC):
     """One block device as the file ``name`` of one FUSE mount."""

@@ -317,8 +317,7 @@ class InFlight:
                 self._slots.give_up(request.slot)
             # What the device does not have is no error of it: the kernel does it another way.
             if number != errno.EOPNOTSUPP:
-                self._statistics.errors += 1
-                self._statistics.last_error = str(error)
+                self._statistics.failed(str(error))
             self.send(abi.error_reply(request.unique, number or errno.EIO))
             request.error = None
         self.clear(request)

@@ -301,8 +301,7 @@ class NativeChannel(Channel):
             if size != length - RECORD_BYTES:
                 refusal = errno.EIO  # never read to its end, and so the kernel has ended it
             if refusal:
-                self._statistics.errors += 1
-                self._statistics.last_error = os.strerror(refusal)
+                self._statistics.failed(os.strerror(refusal))
                 self._in_flight.send(abi.error_reply(request.unique, refusal))
                 self._in_flight.clear(request)
             else:

@@ -130,8 +130,7 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
             raise pyfuse3.FUSEError(number)
 
     def _failure(self, error: Exception) -> Exception:
-        self._statistics.errors += 1
-        self._statistics.last_error = str(error)
+        self._statistics.failed(str(error))
         return pyfuse3.FUSEError(errno_of(error))
 
     # -- names and attributes -------------------------------------------------------------------
@@ -204,8 +203,7 @@ class _BlockFileOperations(_Operations):  # type: ignore[misc]
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         refusal = self._file.refuse_write(off, len(buf))
         if refusal:
-            self._statistics.errors += 1
-            self._statistics.last_error = os.strerror(refusal)
+            self._statistics.failed(os.strerror(refusal))
         self._refuse_if(refusal)
         size = self._file.readable(off, len(buf))
         data = buf if size == len(buf) else memoryview(buf)[:size]

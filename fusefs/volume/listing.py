@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 
-from fusefs.errors import NoSuchVolume, NotAllowed
+from fusefs.errors import NoSuchVolume
 from fusefs.volume.checks import name_of_directory, resolve_parent
 from fusefs.volume.paths import Directories
-from fusefs.volume.state import StateUnreadable, VolumeState, load_understood
+from fusefs.volume.state import StateUnreadable, VolumeState, load_understood, not_for_others
 
 
 def names(directories: Directories) -> list[str]:
@@ -22,11 +22,7 @@ def names(directories: Directories) -> list[str]:
     except FileNotFoundError:
         return []
     except PermissionError as fault:
-        raise NotAllowed(
-            "look at the volumes of this host",
-            f"{directories.volumes} is root's alone",
-            remedy="run it as root",
-        ) from fault
+        raise not_for_others(directories.volumes) from fault
     return [name_of_directory(entry) for entry in entries if entry.is_dir()]
 
 

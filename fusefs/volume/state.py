@@ -206,17 +206,20 @@ def load_state(path: Path) -> VolumeState | None:
     except FileNotFoundError:
         return None
     except PermissionError as fault:
-        raise NotAllowed(
-            "look at the volumes of this host",
-            f"{path.parent.parent} is root's alone",
-            remedy="run it as root",
-        ) from fault
+        raise not_for_others(path.parent.parent) from fault
     except (OSError, UnicodeDecodeError) as error:
         raise StateUnreadable(f"cannot be read: {error}") from error
     try:
         return VolumeState.from_json(json.loads(text))
     except ValueError as error:
         raise StateUnreadable(f"is no JSON: {error}") from error
+
+
+def not_for_others(volumes: Path) -> NotAllowed:
+    """The error of who is not root, and looks into the directory ``volumes``."""
+    return NotAllowed(
+        "look at the volumes of this host", f"{volumes} is root's alone", remedy="run it as root"
+    )
 
 
 def load_understood(path: Path) -> VolumeState | None:

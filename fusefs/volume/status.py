@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusefs.errors import VolumeError
+from fusefs.host import MountEntry
 from fusefs.volume.hostcalls import host_call
 from fusefs.volume.pieces import Pieces
 from fusefs.volume.state import Bind, boot_id
@@ -91,9 +92,9 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
             silence = str(error)
         else:
             trouble = str(answer.get("failed") or "")
-    loops, fstype, missing = await host_call(lambda: compare(volume))
+    loops, mount, missing = await host_call(lambda: compare(volume))
     if not being_worked_on:
-        trouble = missing or trouble or await host_call(lambda: _given_up(volume, answer))
+        trouble = missing or trouble or _given_up(volume, mount, answer)
     state = volume.state.phase
     savable = bool(answer) and not answer.get("failed") and state in AT_REST
     held = volume.held
@@ -130,7 +131,7 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
         read_only=volume.state.spec.read_only,
         on_disconnect=volume.state.spec.on_disconnect,
         durability=volume.state.spec.durability,
-        fstype=fstype,
+        fstype=mount.fstype if mount else "",
         session=dict(answer.get("session") or {}),
         fence=dict(answer.get("fence") or {}),
         io=dict(answer.get("io") or {}),
@@ -145,45 +146,44 @@ async def look(volume: Pieces, *, being_worked_on: bool = False) -> VolumeStatus
     )
 
 
-def compare(volume: Pieces) -> tuple[list[str], str, str]:
-    """Loop devices, file system, and what is missing from what the state file says. Blocks."""
+def compare(volume: Pieces) -> tuple[list[str], MountEntry | None, str]:
+    """Loop devices, mount, and what is missing from what the state file says. Blocks."""
     state = volume.state
     loops = [device.path for device in volume.find_loops()]
-    fstype = ""
+    mount = None
     if state.mountpoint:
         found = [e for e in volume.find_mounts() if e.mountpoint == state.mountpoint]
-        fstype = found[-1].fstype if found else ""
+        mount = found[-1] if found else None
     if state.boot_id != boot_id():
-        return loops, fstype, "it was attached before the last boot of this host"
+        return loops, mount, "it was attached before the last boot of this host"
     if state.worker is None or not volume.is_served():
-        return loops, fstype, _dead(volume)
+        return loops, mount, _dead(volume)
     if state.phase not in AT_REST:
-        return loops, fstype, f"the command that was {_doing(state.phase)} it did not finish"
+        return loops, mount, f"the command that was {_doing(state.phase)} it did not finish"
     if not loops:
-        return loops, fstype, "its loop device was detached by somebody else"
-    if state.phase == "mounted" and not fstype:
-        return loops, fstype, f"it is not mounted on {state.mountpoint} any more"
+        return loops, mount, "its loop device was detached by somebody else"
+    if state.phase == "mounted" and mount is None:
+        return loops, mount, f"it is not mounted on {state.mountpoint} any more"
     gone = [
         b.directory for b in state.binds if not (b.pending or volume.is_mounted_at(b.directory))
     ]
     if gone:
-        return loops, fstype, f"it is not bound to {', '.join(gone)} any more"
-    return loops, fstype, ""
+        return loops, mount, f"it is not bound to {', '.join(gone)} any more"
+    return loops, mount, ""
 
 
-def _given_up(volume: Pieces, answer: Mapping[str, Any]) -> str:
-    """Why nothing can be written although nothing is missing; empty if it can. Blocks."""
+def _given_up(volume: Pieces, mount: MountEntry | None, answer: Mapping[str, Any]) -> str:
+    """Why nothing can be written although nothing is missing; empty if it can."""
     state = volume.state
-    if state.phase != "mounted" or state.spec.read_only:
+    if mount is None or state.phase != "mounted" or state.spec.read_only:
         return ""
-    found = [entry for entry in volume.find_mounts() if entry.mountpoint == state.mountpoint]
-    signs = set(found[-1].super_options) if found else set()
+    signs = set(mount.super_options)
     had_errors = bool(answer.get("io", {}).get("errors"))
     if GIVEN_UP.isdisjoint(signs) and not (had_errors and "ro" in signs):
         return ""
     why = f" ({answer['last_error']})" if answer.get("last_error") else ""
     return (
-        f"its {found[-1].fstype} met an I/O error{why} and writes nothing any more; remove the "
+        f"its {mount.fstype} met an I/O error{why} and writes nothing any more; remove the "
         f"cause and end what uses it, the next use checks it and mounts it anew"
     )
 

@@ -112,12 +112,20 @@ def kill_again_and_again(base: Path, times: int) -> None:
             run = base / f"run{number}"  # each container has its own
             # As systemd in a container does it.
             sharing = "mount --make-rshared /" if number % 2 else ""
-            keeper = start(base, tgt.url(tid, 1), run, sharing)
-            assert keeper.stdout is not None
-            with keeper.stdout as said:
-                assert "ready\n" in iter(said.readline, "")
-                kill(keeper, base, run, f"in round {number}")
-            wait_until(lambda: not tgt.sessions(), PATIENCE_S, "its session is over")
+            kill_when_ready(
+                tgt, start(base, tgt.url(tid, 1), run, sharing), base, run, f"in round {number}"
+            )
+
+
+def kill_when_ready(
+    tgt: TgtServer, keeper: subprocess.Popen[str], base: Path, run: Path, when: str
+) -> None:
+    """Kill it under writes, and see that its session ends too."""
+    assert keeper.stdout is not None
+    with keeper.stdout as said:
+        assert "ready\n" in iter(said.readline, "")
+        kill(keeper, base, run, when)
+    wait_until(lambda: not tgt.sessions(), PATIENCE_S, f"its session is over, {when}")
 
 
 def kill(keeper: subprocess.Popen[str], base: Path, run: Path, when: str) -> None:
@@ -164,12 +172,7 @@ def kill_while_it_mounts(base: Path, moments: Iterable[float]) -> None:
             wait_until(functools.partial(is_free, device), PATIENCE_S, f"{device} is free, {when}")
             wait_until(lambda: not tgt.sessions(), PATIENCE_S, f"its session is over, {when}")
         for when in ("started again", "started once more"):
-            keeper = start(base, tgt.url(tid, 1), run, "")
-            assert keeper.stdout is not None
-            with keeper.stdout as said:
-                assert "ready\n" in iter(said.readline, "")
-                kill(keeper, base, run, when)
-            wait_until(lambda: not tgt.sessions(), PATIENCE_S, f"its session is over, {when}")
+            kill_when_ready(tgt, start(base, tgt.url(tid, 1), run, ""), base, run, when)
 
 
 def loops_below(run: Path) -> list[LoopDevice]:
